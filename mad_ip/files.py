@@ -1,0 +1,57 @@
+"""Reading and writing files so that a failure leaves one clear sentence and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mad_ip.errors import InputError
+
+__all__ = ["read_bytes", "read_toml", "write_atomically"]
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Return the content of ``path``; raise :class:`InputError` when it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{path}: cannot be read ({reason}); a readable file is needed") from None
+
+
+def read_toml(path: Path | str) -> tuple[dict[str, Any], bytes]:
+    """Return the parsed table and the raw bytes of a TOML file; raise :class:`InputError` otherwise."""
+    raw = read_bytes(path)
+    try:
+        return tomllib.loads(raw.decode("utf-8")), raw
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+
+
+def write_atomically(path: Path | str, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path`` and rename it onto ``path``.
+
+    Raises :class:`InputError` when the place cannot be written; the temporary file is removed on any failure.
+    """
+    target = Path(path)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); a writable folder is needed") from None
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes files private; a result file gets the permissions of any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); a writable file is needed") from None
+    finally:
+        temporary.unlink(missing_ok=True)
