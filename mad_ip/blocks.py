@@ -116,9 +116,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def block(
-    family: str, c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int
-) -> tuple[Layer, ...]:
+def block(family: str, c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int) -> tuple[Layer, ...]:
     """The layers of one block of ``family`` (a key of :data:`FAMILIES`) on a ``size x size`` input."""
     return FAMILIES[family].layers(c_in, c, m, k, stride, size)
 

@@ -16,6 +16,4 @@ def macs(layers: Iterable[Layer]) -> Amount:
 
 def params(layers: Iterable[Layer]) -> Amount:
     """Learnable numbers: kernels, biases, and the scale and shift of every batch normalisation."""
-    return sum(
-        layer.out_channels * (layer.width + layer.bias + 2 * layer.norm) * layer.present for layer in layers
-    )
+    return sum(layer.out_channels * (layer.width + layer.bias + 2 * layer.norm) * layer.present for layer in layers)

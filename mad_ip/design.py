@@ -293,7 +293,9 @@ class Design:
         known = ("format", "name", "spec_sha256", "convention", "input", "stem", "stages", "tail", "classes", "metrics")
         for key in content:
             if key not in (*known, "certificate", "verification"):
-                raise InputError(f"{source}: {key}: unknown key; allowed are {', '.join(known)}, certificate, verification")
+                raise InputError(
+                    f"{source}: {key}: unknown key; allowed are {', '.join(known)}, certificate, verification"
+                )
         return design
 
 

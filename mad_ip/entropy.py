@@ -89,7 +89,9 @@ def ratio(depth: Any, log_width: Any) -> Any:
 def effectiveness(levels: Sequence[Level], convention: str) -> float:
     """``rho`` of the whole network; in ``tinynas`` the largest over the levels with weight > 0 (0 if none)."""
     if convention == "tinynas":
-        return max((level.depth / math.exp(level.log_width / level.depth) for level in levels if level.weight > 0), default=0.0)
+        return max(
+            (level.depth / math.exp(level.log_width / level.depth) for level in levels if level.weight > 0), default=0.0
+        )
     last = levels[-1]
     return last.depth / math.exp(last.log_width / last.depth)
 

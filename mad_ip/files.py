@@ -11,7 +11,7 @@ from typing import Any
 
 from mad_ip.errors import InputError
 
-__all__ = ["read_bytes", "read_toml", "write_atomically"]
+__all__ = ["read_bytes", "read_toml", "resource", "write_atomically"]
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -30,6 +30,17 @@ def read_toml(path: Path | str) -> tuple[dict[str, Any], bytes]:
         return tomllib.loads(raw.decode("utf-8")), raw
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from None
+
+
+def resource(name: str) -> Path | None:
+    """The path of a file of the project (``models/...``, ``solvers/...``): under the working folder, in the installed
+    package, or beside it in a checkout; ``None`` when there is none.
+    """
+    package = Path(__file__).parent
+    for folder in (Path(), package, package.parent):
+        if (folder / name).is_file():
+            return folder / name
+    return None
 
 
 def write_atomically(path: Path | str, write: Callable[[Path], None]) -> None:

@@ -74,7 +74,7 @@ class Space:
     def follows(self, c_in: Any, c: Any) -> Any:
         """Whether ``c`` channels may follow ``c_in`` (monotone, ``c / c_in <= growth``)."""
         # A correctly rounded quotient equals the decimal bound wherever the exact quotient does.
-        allowed = c_in == c_in
+        allowed = (c_in == c_in) & (c == c)
         if self.monotone:
             allowed = allowed & (c >= c_in)
         if self.growth is not None:
@@ -83,7 +83,7 @@ class Space:
 
     def carries(self, m: Any, c: Any) -> Any:
         """Whether inner width ``m`` may go with ``c`` channels (``mid_ratio`` bounds ``m / c``, inclusive)."""
-        allowed = m == m
+        allowed = (m == m) & (c == c)
         if self.mid_ratio is not None:
             low, high = self.mid_ratio
             allowed = allowed & (m / c >= low) & (m / c <= high)

@@ -1,0 +1,131 @@
+"""HiGHS through highspy: start, progress, interruption, and every option's status checked."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import highspy
+import numpy as np
+
+from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Watch
+from mad_ip.errors import InputError, InternalError
+
+__all__ = ["Highs"]
+
+_OK = highspy.HighsStatus.kOk
+_ModelStatus = highspy.HighsModelStatus
+_STOPPED = {
+    _ModelStatus.kTimeLimit,
+    _ModelStatus.kInterrupt,
+    _ModelStatus.kSolutionLimit,
+    _ModelStatus.kIterationLimit,
+    _ModelStatus.kMemoryLimit,
+    _ModelStatus.kHighsInterrupt,
+    _ModelStatus.kUnknown,
+}
+
+
+class Highs:
+    """The HiGHS branch-and-cut solver (MIT licence)."""
+
+    name = "highs"
+
+    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
+        """Raise :class:`InputError` when HiGHS refuses an option or its value."""
+        self.options = dict(options)
+        self.version = importlib.metadata.version("highspy")
+        solver = highspy.Highs()
+        solver.setOptionValue("output_flag", False)
+        for key, value in self.options.items():
+            if solver.getOptionType(key)[0] != _OK:
+                near = difflib.get_close_matches(key, _option_names(solver), n=3, cutoff=0.0)
+                raise InputError(f"{source}: options.{key} = {value!r}: unknown to HiGHS; nearest are {', '.join(near)}")
+            if solver.setOptionValue(key, value) != _OK:
+                raise InputError(f"{source}: options.{key} = {value!r}: HiGHS refuses the value; see its option list")
+
+    def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
+        """Solve; see :class:`mad_ip.backends.base.Backend`. Raise :class:`InternalError` on an error of HiGHS."""
+        # HiGHS keeps one pool of threads for the process and refuses another number of them afterwards.
+        highspy.Highs.resetGlobalScheduler(True)
+        solver = highspy.Highs()
+        settings = {
+            "output_flag": False,
+            "mip_rel_gap": limits.gap,
+            "mip_abs_gap": 0.0,
+            "threads": limits.threads,
+            "random_seed": limits.seed % 2**31,
+            "time_limit": max(0.0, limits.seconds),
+            **self.options,
+        }
+        for key, value in settings.items():
+            _require(solver.setOptionValue(key, value), f"option {key} = {value}")
+        _require(solver.passModel(_highs_model(problem)), "the model")
+        if problem.start is not None:
+            solution = highspy.HighsSolution()
+            solution.col_value = problem.start.tolist()
+            _require(solver.setSolution(solution), "the start")
+
+        def report(event: Any) -> None:
+            data = event.data_out
+            improving = event.callback_type == highspy.cb.HighsCallbackType.kCallbackMipImprovingSolution
+            values = np.array(data.mip_solution) if improving else None
+            stop = watch(Progress(_finite(data.mip_dual_bound, math.inf), int(data.mip_node_count), values))
+            if stop and not improving:
+                event.interrupt()
+
+        solver.cbMipInterrupt += report
+        solver.cbMipImprovingSolution += report
+        status = solver.run()
+        if status == highspy.HighsStatus.kError:
+            raise InternalError(f"HiGHS ended with an error ({solver.modelStatusToString(solver.getModelStatus())})")
+        return _outcome(solver)
+
+
+def _outcome(solver: Any) -> Outcome:
+    status = solver.getModelStatus()
+    info = solver.getInfo()
+    nodes = int(info.mip_node_count)
+    if status == _ModelStatus.kInfeasible:
+        return Outcome("infeasible", -math.inf, None, nodes)
+    feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    values = np.array(solver.getSolution().col_value) if feasible else None
+    bound = _finite(info.mip_dual_bound, math.inf)
+    if status == _ModelStatus.kOptimal and values is not None:
+        return Outcome("optimal", bound, values, nodes)
+    if status in _STOPPED:
+        return Outcome("stopped", bound, values, nodes)
+    raise InternalError(f"HiGHS ended with the unexpected status {solver.modelStatusToString(status)}")
+
+
+def _highs_model(problem: Problem) -> Any:
+    lp = highspy.HighsLp()
+    lp.num_row_, lp.num_col_ = problem.shape
+    lp.sense_ = highspy.ObjSense.kMaximize
+    lp.col_cost_ = problem.cost
+    lp.offset_ = problem.offset
+    lp.col_lower_, lp.col_upper_ = problem.lower, problem.upper
+    lp.row_lower_, lp.row_upper_ = problem.row_lower, problem.row_upper
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    lp.a_matrix_.start_ = problem.starts
+    lp.a_matrix_.index_ = problem.rows
+    lp.a_matrix_.value_ = problem.values
+    kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+    lp.integrality_ = [kinds[int(integer)] for integer in problem.integer]
+    return lp
+
+
+def _require(status: Any, what: str) -> None:
+    if status != _OK:
+        raise InternalError(f"HiGHS refuses {what} ({status})")
+
+
+def _finite(value: float, otherwise: float) -> float:
+    return float(value) if abs(value) < highspy.kHighsInf else otherwise
+
+
+def _option_names(solver: Any) -> list[str]:
+    return [name for name in dir(solver.getOptions()) if not name.startswith("_")]

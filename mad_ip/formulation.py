@@ -1,0 +1,289 @@
+"""The Pyomo model of the exact design problem; equation numbers are those of docs/formulation.md section 3.
+
+Symbols: segment ``s`` (stem, stages, tail), option ``o``, pair ``p = (c_in, c)``, node ``c``; stage ``t``.
+
+- ``x[s,o]``  binary, option o is taken;  ``y[s,p]`` binary, pair p is taken
+- ``z[t,l]``  binary, stage t has depth l;  ``depth[t]`` that depth
+- ``F[s,p]``  log-width carried into segment s through pair p;  ``S[s,c]`` log-width at node c after segment s
+- ``layers``  counted layers up to a segment whose effectiveness is bounded
+- ``w[i,j]``  at least ``(L_i - L_j)^2``;  ``q`` at least ``Q``
+
+Every nonlinearity is absorbed in coefficients or piecewise linear with breakpoints at all attainable integer points,
+so that the model is exact, not an approximation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyomo.environ as pyo
+from numpy.typing import NDArray
+from pyomo.core.expr import LinearExpression
+
+from mad_ip import entropy, paths
+from mad_ip.catalogue import Catalogue, Segment
+from mad_ip.depths import Window
+from mad_ip.spec import Spec
+
+__all__ = ["Formulation"]
+
+_BUDGET_SCALE = 1e4
+"""Right-hand side of a budget row: a solver's absolute tolerance of 1e-7 is then 1e-11 of the budget."""
+
+_EFFECTIVENESS_SLACK = 1e-9
+"""Added to the right of an effectiveness row, in log-width, so that rounding cuts off no feasible design."""
+
+
+class Formulation:
+    """The model over a catalogue without empty segments.
+
+    ``window`` holds the attainable spreads to model; ``None`` leaves the depth penalty out (beta = 0).
+    """
+
+    def __init__(self, catalogue: Catalogue, window: Window | None) -> None:
+        self.catalogue = catalogue
+        self.window = window
+        self.model = self._build()
+
+    def _build(self) -> pyo.ConcreteModel:
+        catalogue = self.catalogue
+        spec, segments = catalogue.spec, catalogue.segments
+        low, high = paths.carried_bounds(catalogue)
+        model = pyo.ConcreteModel(name=spec.name)
+        indices = range(len(segments))
+        stages = range(1, len(spec.stages) + 1)
+        depths = {t: [int(depth) for depth in np.unique(segments[t].depth)] for t in stages}
+
+        model.x = pyo.Var(_indexed(segments, len), domain=pyo.Binary)
+        model.y = pyo.Var(_indexed(segments, lambda s: len(s.starts)), domain=pyo.Binary)
+        model.z = pyo.Var([(t, depth) for t in stages for depth in depths[t]], domain=pyo.Binary)
+        model.depth = pyo.Var(stages, bounds=lambda _, t: (depths[t][0], depths[t][-1]))
+        model.F = pyo.Var([index for index in model.y if index[0] > 0], domain=pyo.NonNegativeReals)
+        model.S = pyo.Var([(s, int(c)) for s in indices for c in segments[s].nodes], domain=pyo.NonNegativeReals)
+
+        # (3.1) exactly one stem, and with (3.2), (3.3) exactly one path:  sum_o x[0,o] = 1
+        model.one_path = pyo.Constraint(expr=_sum(model.x[0, o] for o in range(len(segments[0]))) == 1)
+
+        # (3.2) y[s,p] = sum_{o in p} x[s,o]
+        model.pair = pyo.Constraint(
+            model.y.index_set(),
+            rule=lambda m, s, p: m.y[s, p] == _sum(m.x[s, o] for o in _options(segments[s], p)),
+        )
+
+        # (3.3) sum_{p into c} y[s,p] = sum_{p out of c} y[s+1,p]
+        links = [(s, int(c)) for s in indices[:-1] for c in segments[s].nodes]
+        into = {(s, int(c)): _pairs(segments[s].pair_node, n) for s in indices for n, c in enumerate(segments[s].nodes)}
+        out = {
+            (s - 1, int(c)): _pairs(segments[s].pair_source, n)
+            for s in indices[1:]
+            for n, c in enumerate(segments[s].sources)
+        }
+        model.flow = pyo.Constraint(
+            links,
+            rule=lambda m, s, c: _sum(m.y[s, p] for p in into[s, c]) == _sum(m.y[s + 1, p] for p in out[s, c]),
+        )
+
+        # (3.4) z[t,l] = sum_{o: L_o = l} x[t,o],  depth[t] = sum_l l z[t,l]
+        def depth_choice(m: Any, t: int, depth: int) -> Any:
+            taken = np.flatnonzero(segments[t].depth == depth)
+            return m.z[t, depth] == _sum(m.x[t, int(o)] for o in taken)
+
+        model.depth_choice = pyo.Constraint(model.z.index_set(), rule=depth_choice)
+        model.depth_value = pyo.Constraint(
+            stages, rule=lambda m, t: m.depth[t] == _linear((m.z[t, depth], depth) for depth in depths[t])
+        )
+
+        # (3.5) S[s,c] = sum_{p into c} F[s,p] + sum_{o into c} sigma_o x[s,o]
+        def log_width(m: Any, s: int, c: int) -> Any:
+            options = np.flatnonzero(segments[s].c == c)
+            terms = [(m.x[s, int(o)], float(segments[s].log_width[o])) for o in options]
+            if s > 0:
+                terms += [(m.F[s, p], 1.0) for p in into[s, c]]
+            return m.S[s, c] == _linear(terms)
+
+        model.log_width = pyo.Constraint(model.S.index_set(), rule=log_width)
+
+        # (3.6) sum_{p out of c} F[s+1,p] = S[s,c]
+        model.carry = pyo.Constraint(links, rule=lambda m, s, c: _sum(m.F[s + 1, p] for p in out[s, c]) == m.S[s, c])
+
+        # (3.7) lo[s,p] y[s,p] <= F[s,p] <= hi[s,p] y[s,p]
+        model.carry_least = pyo.Constraint(model.F.index_set(), rule=lambda m, s, p: m.F[s, p] >= float(low[s][p]) * m.y[s, p])
+        model.carry_most = pyo.Constraint(model.F.index_set(), rule=lambda m, s, p: m.F[s, p] <= float(high[s][p]) * m.y[s, p])
+
+        # (3.8) sum_s sum_o cost_o x[s,o] <= budget, in integers
+        budgets = [budget for budget in paths.LINEAR_BUDGETS if getattr(spec.budget, budget) is not None]
+        model.budget = pyo.Constraint(budgets, rule=lambda m, budget: _budget_row(m, segments, spec, budget))
+
+        # (3.9) S_s >= phi(D) at every attainable D, by the secants of the convex phi between consecutive ones
+        bounded = [s for s in indices if segments[s].bounds_effectiveness and spec.budget.effectiveness is not None]
+        attainable = _attainable_layers(segments)
+        model.layers = pyo.Var(bounded, bounds=lambda _, s: (attainable[s][0], attainable[s][-1]))
+        model.layer_count = pyo.Constraint(
+            bounded,
+            rule=lambda m, s: (
+                m.layers[s]
+                == _linear(
+                    (m.x[r, o], float(count)) for r in range(s + 1) for o, count in enumerate(segments[r].layers)
+                )
+            ),
+        )
+        model.effectiveness = pyo.ConstraintList()
+        for s in bounded:
+            carried = _sum(model.S[s, int(c)] for c in segments[s].nodes)
+            for slope, intercept in _secants(
+                attainable[s], [float(entropy.effectiveness_floor(d, spec.budget.effectiveness)) for d in attainable[s]]
+            ):
+                model.effectiveness.add(carried >= slope * model.layers[s] + intercept - _EFFECTIVENESS_SLACK)
+
+        penalty = self._penalty(model, depths)
+        model.score = pyo.Objective(
+            expr=_linear(
+                (model.S[s, int(c)], float(gain))
+                for s in indices
+                for c, gain in zip(segments[s].nodes, segments[s].gain, strict=True)
+                if segments[s].weight > 0
+            )
+            - penalty,
+            sense=pyo.maximize,
+        )
+        model.excluded = pyo.ConstraintList()
+        return model
+
+    def _penalty(self, model: pyo.ConcreteModel, depths: dict[int, list[int]]) -> Any:
+        """Variables and constraints of ``beta Q`` (3.10)-(3.12); the expression to subtract from the entropy."""
+        spec, window = self.catalogue.spec, self.window
+        beta = spec.objective.depth_penalty
+        if window is None:
+            return 0.0
+        stages = list(depths)[spec.penalised]
+        pairs = list(itertools.combinations(stages, 2))
+        model.w = pyo.Var(pairs, domain=pyo.NonNegativeReals)
+
+        # (3.10) w[i,j] >= (L_i - L_j)^2 by secants between consecutive attainable differences
+        model.square = pyo.ConstraintList()
+        for i, j in pairs:
+            differences = sorted({a - b for a in depths[i] for b in depths[j]})
+            for slope, intercept in _secants(differences, [float(d**2) for d in differences]):
+                model.square.add(model.w[i, j] >= slope * (model.depth[i] - model.depth[j]) + intercept)
+        total = _sum(model.w[pair] for pair in pairs)
+        spreads = list(window.spreads)
+        excess = [float(value) for value in beta * (window.uniformities - window.base)]
+
+        # (3.11) the spread stays within the window
+        if pairs:
+            model.spread = pyo.Constraint(expr=total <= spreads[-1])
+        if spec.convention == "paper":
+            # (3.12) q >= beta exp(V) by secants between consecutive attainable spreads: convex and minimised
+            model.q = pyo.Var(domain=pyo.NonNegativeReals)
+            model.exponential = pyo.ConstraintList()
+            for slope, intercept in _secants(spreads, excess):
+                model.exponential.add(model.q >= slope * total + intercept)
+            return model.q + beta * window.base
+        # (3.12') exp(std) is not convex near 0: one attainable spread is chosen, at least the real one
+        model.v = pyo.Var(range(len(spreads)), domain=pyo.Binary)
+        model.one_spread = pyo.Constraint(expr=_sum(model.v.values()) == 1)
+        if pairs:
+            model.spread_choice = pyo.Constraint(expr=_linear(zip(model.v.values(), spreads, strict=True)) >= total)
+        return _linear(zip(model.v.values(), excess, strict=True)) + beta * window.base
+
+    def exclude(self, choice: Sequence[int]) -> None:
+        """(3.13) Forbid one path, an option of every segment: at least one must change."""
+        taken = _sum(self.model.x[s, int(o)] for s, o in enumerate(choice))
+        self.model.excluded.add(taken <= len(choice) - 1)
+
+    def chosen(self) -> tuple[int, ...]:
+        """The option of every segment that the present values of ``x`` take."""
+        x = self.model.x
+        sizes = [len(segment) for segment in self.catalogue.segments]
+        return tuple(int(np.argmax([x[s, o].value for o in range(size)])) for s, size in enumerate(sizes))
+
+    def assign(self, choice: Sequence[int]) -> None:
+        """Give every variable the value it has on one path, an option of every segment, as a solver's start."""
+        model, segments = self.model, self.catalogue.segments
+        for variable in model.component_data_objects(pyo.Var):
+            variable.set_value(0, skip_validation=True)
+        carried, layers, depth = 0.0, 0, {}
+        for s, (segment, option) in enumerate(zip(segments, choice, strict=True)):
+            pair, c = int(segment.pair[option]), int(segment.c[option])
+            model.x[s, option].set_value(1)
+            model.y[s, pair].set_value(1)
+            if s > 0:
+                model.F[s, pair].set_value(carried)
+            carried += float(segment.log_width[option])
+            layers += int(segment.layers[option])
+            model.S[s, c].set_value(carried)
+            if s in model.layers:
+                model.layers[s].set_value(layers)
+            if segment.depth[option]:
+                depth[s] = int(segment.depth[option])
+                model.depth[s].set_value(depth[s])
+                model.z[s, depth[s]].set_value(1)
+        if self.window is None:
+            return
+        for i, j in model.w:
+            model.w[i, j].set_value((depth[i] - depth[j]) ** 2)
+        spread = entropy.spread([depth[t] for t in sorted(depth)][self.catalogue.spec.penalised])
+        position = self.window.spreads.index(spread)
+        if self.window.convention == "paper":
+            beta = self.catalogue.spec.objective.depth_penalty
+            model.q.set_value(beta * float(self.window.uniformities[position] - self.window.base))
+        else:
+            model.v[position].set_value(1)
+
+
+def _sum(variables: Iterable[Any]) -> Any:
+    return _linear((variable, 1.0) for variable in variables)
+
+
+def _linear(terms: Iterable[tuple[Any, Any]]) -> Any:
+    """``sum coefficient * variable`` without the cost of building an expression tree."""
+    pairs = list(terms)
+    return LinearExpression(
+        constant=0, linear_coefs=[float(c) for _, c in pairs], linear_vars=[variable for variable, _ in pairs]
+    )
+
+
+def _indexed(segments: Sequence[Segment], number: Callable[[Segment], int]) -> list[tuple[int, int]]:
+    return [(s, index) for s, segment in enumerate(segments) for index in range(number(segment))]
+
+
+def _options(segment: Segment, pair: int) -> range:
+    starts = segment.starts
+    return range(int(starts[pair]), int(starts[pair + 1]) if pair + 1 < len(starts) else len(segment))
+
+
+def _pairs(ends: NDArray[np.int64], node: int) -> list[int]:
+    return [int(p) for p in np.flatnonzero(ends == node)]
+
+
+def _attainable_layers(segments: Sequence[Segment]) -> list[list[int]]:
+    """For every segment, the attainable numbers of counted layers up to its end, ascending."""
+    reached, attainable = {0}, []
+    for segment in segments:
+        reached = {total + int(layers) for total in reached for layers in np.unique(segment.layers)}
+        attainable.append(sorted(reached))
+    return attainable
+
+
+def _secants(points: Sequence[int], values: Sequence[float]) -> list[tuple[float, float]]:
+    """Slope and intercept of the secants of a convex function between consecutive points; a constant for one point."""
+    if len(points) == 1:
+        return [(0.0, values[0])]
+    slopes = [(v - u) / (b - a) for a, b, u, v in zip(points, points[1:], values, values[1:], strict=False)]
+    return [(slope, u - slope * a) for slope, a, u in zip(slopes, points, values, strict=False)]
+
+
+def _budget_row(model: Any, segments: Sequence[Segment], spec: Spec, budget: str) -> Any:
+    limit = getattr(spec.budget, budget)
+    unit = _BUDGET_SCALE / limit
+    terms = [
+        (model.x[s, o], unit * float(cost))
+        for s, segment in enumerate(segments)
+        for o, cost in enumerate(getattr(segment, budget))
+    ]
+    # Costs are integers: half a unit above the last admissible one, so that rounding cuts off no feasible design.
+    return _linear(terms) <= unit * (math.floor(limit) + 0.5)
