@@ -37,7 +37,7 @@ class Window:
 
 
 def attainable_spreads(domains: Sequence[Sequence[int]], most: float = math.inf) -> tuple[int, ...]:
-    """All values of ``n^2 Var = n sum L^2 - (sum L)^2`` over the product of depth domains, ascending, up to ``most``."""
+    """All values of ``n^2 Var = n sum L^2 - (sum L)^2`` over a product of depth domains, ascending, up to ``most``."""
     sums = {(0, 0)}
     for domain in domains:
         sums = {(total + depth, squares + depth**2) for total, squares in sums for depth in domain}

@@ -197,7 +197,7 @@ class Design:
         beta = self.metrics.depth_penalty / unit.depth_penalty
         if not (math.isfinite(beta) and beta >= 0):
             raise InputError(
-                f"{source}: metrics.depth_penalty = {self.metrics.depth_penalty!r}: must be a finite number of at least 0"
+                f"{source}: metrics.depth_penalty = {self.metrics.depth_penalty!r}: must be finite and at least 0"
             )
         self._compare(self.measure(beta), source)
 

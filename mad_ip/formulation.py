@@ -44,10 +44,15 @@ class Formulation:
     ``window`` holds the attainable spreads to model; ``None`` leaves the depth penalty out (beta = 0).
     """
 
-    def __init__(self, catalogue: Catalogue, window: Window | None) -> None:
+    def __init__(self, catalogue: Catalogue, window: Window | None, *, least_spread: bool = False) -> None:
+        """``least_spread`` replaces the objective by the spread of the depths, to be as small as possible."""
         self.catalogue = catalogue
         self.window = window
         self.model = self._build()
+        if least_spread:
+            self.model.score.deactivate()
+            spread = self.model.w.values()
+            self.model.least_spread = pyo.Objective(expr=_linear((w, -1.0) for w in spread), sense=pyo.maximize)
 
     def _build(self) -> pyo.ConcreteModel:
         catalogue = self.catalogue
@@ -111,8 +116,12 @@ class Formulation:
         model.carry = pyo.Constraint(links, rule=lambda m, s, c: _sum(m.F[s + 1, p] for p in out[s, c]) == m.S[s, c])
 
         # (3.7) lo[s,p] y[s,p] <= F[s,p] <= hi[s,p] y[s,p]
-        model.carry_least = pyo.Constraint(model.F.index_set(), rule=lambda m, s, p: m.F[s, p] >= float(low[s][p]) * m.y[s, p])
-        model.carry_most = pyo.Constraint(model.F.index_set(), rule=lambda m, s, p: m.F[s, p] <= float(high[s][p]) * m.y[s, p])
+        model.carry_least = pyo.Constraint(
+            model.F.index_set(), rule=lambda m, s, p: m.F[s, p] >= float(low[s][p]) * m.y[s, p]
+        )
+        model.carry_most = pyo.Constraint(
+            model.F.index_set(), rule=lambda m, s, p: m.F[s, p] <= float(high[s][p]) * m.y[s, p]
+        )
 
         # (3.8) sum_s sum_o cost_o x[s,o] <= budget, in integers
         budgets = [budget for budget in paths.LINEAR_BUDGETS if getattr(spec.budget, budget) is not None]
@@ -195,8 +204,10 @@ class Formulation:
         taken = _sum(self.model.x[s, int(o)] for s, o in enumerate(choice))
         self.model.excluded.add(taken <= len(choice) - 1)
 
-    def chosen(self) -> tuple[int, ...]:
-        """The option of every segment that the present values of ``x`` take."""
+    def path(self, columns: Sequence[Any], values: Sequence[float]) -> tuple[int, ...]:
+        """The option of every segment that a solver's values of the variables ``columns`` take."""
+        for variable, value in zip(columns, values, strict=True):
+            variable.set_value(float(value), skip_validation=True)
         x = self.model.x
         sizes = [len(segment) for segment in self.catalogue.segments]
         return tuple(int(np.argmax([x[s, o].value for o in range(size)])) for s, size in enumerate(sizes))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from mad_ip import entropy, paths
+from mad_ip import paths
 from mad_ip.catalogue import Catalogue, Floats, Integers
 from mad_ip.depths import Window
 
 __all__ = ["Bound", "Box", "Relaxation", "reduce"]
 
-_ROUNDING = 1e-9
-"""Relative margin added to every bound for the rounding of floating-point sums."""
+_ROUNDING = 1e-13
+"""Margin added to every bound, relative to the magnitudes summed: some hundred operations of 2**-53 each."""
+
+_PAYS = 0.6
+"""A relaxation is set up anew where at most this share of its options survives."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,9 @@ class Relaxation:
         limits = [getattr(spec.budget, name) for name in self.budgets]
         # Costs in units of the budget, (budgets, options): multipliers are then in units of the score.
         self.costs = [
-            np.array([getattr(segment, name) / limit for name, limit in zip(self.budgets, limits, strict=True)])
-            .reshape(len(limits), len(segment))
+            np.array(
+                [getattr(segment, name) / limit for name, limit in zip(self.budgets, limits, strict=True)]
+            ).reshape(len(limits), len(segment))
             for segment in self.segments
         ]
         limited = spec.budget.effectiveness is not None
@@ -89,7 +94,7 @@ class Relaxation:
         self.groups = [_padded(segment.pair_source) for segment in self.segments]
 
     @property
-    def box(self) -> Box:
+    def box(self) -> Box | None:
         """All depths."""
         return self.tightened(
             Box(
@@ -101,7 +106,7 @@ class Relaxation:
         )
 
     def tightened(self, box: Box) -> Box | None:
-        """The smallest box with the same designs in it, by the depth total and the largest spread; ``None`` if empty."""
+        """The smallest box with the same designs, by the depth total and the largest spread; ``None`` if empty."""
         low, high, first, last = list(box.low), list(box.high), box.first, box.last
         penalised = [s - 1 for s in self.penalised]
         number = len(penalised)
@@ -122,6 +127,10 @@ class Relaxation:
             if before == (*low, *high, first, last):
                 break
         return Box(tuple(low), tuple(high), first, last)
+
+    def is_point(self, box: Box) -> bool:
+        """Whether all depths are fixed."""
+        return box.low == box.high
 
     def split(self, box: Box, depths: tuple[int, ...]) -> list[Box]:
         """Two parts of a box, which keep the depths of the maximising path away from their mean; none for one point."""
@@ -169,9 +178,8 @@ class Relaxation:
         value, choice = self._best(prices, lines)
         if value == -math.inf:
             return Bound(value, multipliers, np.zeros(len(multipliers)), tangents, box.low)
-        value += constant
         return Bound(
-            value + _ROUNDING * abs(value),
+            value + constant + self._margin(prices, slopes),
             multipliers,
             self._slack(box, multipliers, tangents, choice),
             tangents,
@@ -226,6 +234,15 @@ class Relaxation:
             prices[s] = np.where((depth < low) | (depth > high), np.inf, prices[s])
         return prices, slopes, constant
 
+    def _margin(self, prices: list[Floats], slopes: list[float]) -> float:
+        """What rounding can take from a bound: proportional to the largest terms that a path's sum can hold."""
+        magnitude = 0.0
+        for s, segment in enumerate(self.segments):
+            worth = (float(segment.gain.max()) + slopes[s]) * float(self.carried[-1][1].max())
+            magnitude += worth + float(np.max(np.abs(prices[s][np.isfinite(prices[s])]), initial=0.0))
+        # The constant is the price of the budgets, which the options' prices match.
+        return _ROUNDING * 3 * magnitude
+
     def _split(self, multipliers: Floats) -> tuple[Floats, Floats, Floats]:
         first = len(self.budgets)
         second = first + len(self.bounded)
@@ -245,8 +262,7 @@ class Relaxation:
         slope = (last.gain + slopes[-1])[:, None]
         lines = [_Lines(slope, np.zeros_like(slope), np.zeros(slope.shape, np.int64))]
         for s in range(len(self.segments) - 1, 0, -1):
-            segment, ahead = self.segments[s], lines[-1]
-            slope, intercept = self._through(s, prices[s], ahead)
+            slope, intercept = self._through(s, prices[s], lines[-1])
             group = self.groups[s]
             candidates = slope[group.members], intercept[group.members]
             own = (self.segments[s - 1].gain + slopes[s - 1])[:, None, None]
@@ -255,7 +271,6 @@ class Relaxation:
             intercepts_at = np.where(group.exists[:, :, None], candidates[1], -np.inf).reshape(flat)
             low, high = self.carried[s]
             lines.append(_envelope(slopes_at, intercepts_at, low, high))
-            del segment
         return lines[::-1]
 
     def _through(self, s: int, prices: Floats, ahead: _Lines) -> tuple[Floats, Floats]:
@@ -267,7 +282,7 @@ class Relaxation:
 
     def _best(self, prices: list[Floats], lines: list[_Lines]) -> tuple[float, list[int]]:
         """The largest value of a path, and its options."""
-        slope, intercept = self._through(0, prices[0], lines[0])
+        _, intercept = self._through(0, prices[0], lines[0])
         pair, line = np.unravel_index(int(np.argmax(intercept)), intercept.shape)
         value = float(intercept[pair, line])
         choice = []
@@ -279,12 +294,9 @@ class Relaxation:
             if s + 1 < len(self.segments):
                 position, line = divmod(int(lines[s].origin[node, line]), lines[s + 1].slope.shape[1])
                 pair = self.groups[s + 1].members[node, position]
-        del slope
         return value, choice
 
-    def _slack(
-        self, box: Box, multipliers: Floats, tangents: tuple[float, ...], choice: list[int]
-    ) -> Floats:
+    def _slack(self, box: Box, multipliers: Floats, tangents: tuple[float, ...], choice: list[int]) -> Floats:
         """Subgradient of the bound: the slack of the maximising path in every priced constraint."""
         chosen = list(enumerate(choice))
         slack = [1.0 - value for value in np.sum([self.costs[s][:, o] for s, o in chosen], axis=0)]
@@ -305,6 +317,7 @@ class Relaxation:
     def option_bounds(self, box: Box, bound: Bound) -> list[Floats]:
         """For every option an upper bound on the score of the designs in ``box`` that take it."""
         prices, slopes, constant = self._terms(box, bound.multipliers, bound.tangents)
+        constant += self._margin(prices, slopes)
         lines = self._backward(prices, slopes)
         bounds = []
         # Points (S, value so far) of the best prefixes, per source; as lines in the slope ahead.
@@ -316,8 +329,7 @@ class Relaxation:
             # (pairs, lines ahead): the best prefix for the slope of every line.
             before = np.max(value[:, None, :] + slope[:, :, None] * carried[:, None, :], axis=2)
             worth = slope[segment.pair] * segment.log_width[:, None] + (before + intercept)[segment.pair]
-            total = worth.max(axis=1) - prices[s] + constant
-            bounds.append(np.where(np.isfinite(total), total + _ROUNDING * np.abs(total), total))
+            bounds.append(worth.max(axis=1) - prices[s] + constant)
             if s + 1 < len(self.segments):
                 own = segment.gain + slopes[s]
                 after = carried[segment.pair] + segment.log_width[:, None]
@@ -332,9 +344,7 @@ class Relaxation:
                 prefix = _envelope(points, values, least, most)
         return bounds
 
-    def minimise(
-        self, box: Box, start: Floats, *, cutoff: float = -math.inf, evaluations: int = 60
-    ) -> Bound:
+    def minimise(self, box: Box, start: Floats, *, cutoff: float = -math.inf, evaluations: int = 60) -> Bound:
         """Improve the multipliers by cutting planes in a trust region until nothing is gained or ``cutoff`` is passed.
 
         Every bound on the way is valid; the best one is returned.
@@ -408,28 +418,28 @@ def _per_source(segment: Any, low: Floats, high: Floats) -> tuple[Floats, Floats
 def _envelope(slopes: Floats, intercepts: Floats, low: Floats, high: Floats) -> _Lines:
     """Per row, the lines that are maximal somewhere on ``[low, high]``, from left to right, padded.
 
-    Walks all rows together: from the best line at a point to the line of larger slope that meets it first.
+    Walks all rows together: from the best line at a point to the line of larger slope that meets it first. Lines with
+    intercept minus infinity do not exist; a row without any keeps one of them.
     """
     rows = np.arange(len(slopes))
-    values = intercepts + slopes * low[:, None]
-    # Of equal values at the left end the steepest line is the best just after it.
-    top = values.max(axis=1, keepdims=True)
-    current = np.where(values >= top, slopes, -np.inf).argmax(axis=1)
-    active = np.ones(len(slopes), bool)
-    chosen, used = [current], [active]
-    while True:
-        rise = slopes - slopes[rows, current][:, None]
-        fall = intercepts[rows, current][:, None] - intercepts
-        with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = intercepts + slopes * low[:, None]
+        # Of equal values at the left end the steepest line is the best just after it.
+        current = np.where(values >= values.max(axis=1, keepdims=True), slopes, -np.inf).argmax(axis=1)
+        active = np.ones(len(slopes), bool)
+        chosen, used = [current], [active]
+        while True:
+            rise = slopes - slopes[rows, current][:, None]
+            fall = intercepts[rows, current][:, None] - intercepts
             meeting = np.where(rise > 0, fall / rise, np.inf)
-        nearest = meeting.min(axis=1)
-        active = active & (nearest < high)
-        if not active.any():
-            break
-        following = np.where(meeting <= nearest[:, None], slopes, -np.inf).argmax(axis=1)
-        current = np.where(active, following, current)
-        chosen.append(current)
-        used.append(active)
+            nearest = meeting.min(axis=1)
+            active = active & (nearest < high)
+            if not active.any():
+                break
+            following = np.where(meeting <= nearest[:, None], slopes, -np.inf).argmax(axis=1)
+            current = np.where(active, following, current)
+            chosen.append(current)
+            used.append(active)
     origin = np.stack(chosen, axis=1)
     exists = np.stack(used, axis=1)
     kept = np.take_along_axis(intercepts, origin, axis=1)
@@ -440,56 +450,78 @@ def _envelope(slopes: Floats, intercepts: Floats, low: Floats, high: Floats) -> 
 class Reduction:
     """What survives a cutoff: every design that scores above it takes only options where ``masks`` are true.
 
-    ``bound`` is an upper bound on the score of all designs but for those at or below the cutoff.
+    ``bound`` is an upper bound on the score of all designs above the cutoff, minus infinity if there are none.
     """
 
     masks: list[NDArray[np.bool_]]
     bound: float
     boxes: int
-    leaves: int
 
 
-def reduce(catalogue: Catalogue, window: Window | None, cutoff: float, *, boxes: int = 1000, trace=None) -> Reduction:
-    """Branch on depths, best bound first, and drop every option whose own bound does not pass ``cutoff``."""
+@dataclass(frozen=True)
+class _Node:
+    """A box with the relaxation of what survives in it; ``index`` are its options in the original catalogue."""
+
+    relaxation: Relaxation
+    index: list[Integers]
+    box: Box
+    found: Bound
+
+
+def reduce(
+    catalogue: Catalogue,
+    window: Window | None,
+    cutoff: float,
+    *,
+    boxes: int = 600,
+    watch: Callable[[float], bool] = lambda _: False,
+) -> Reduction:
+    """Branch on depths, best bound first, and drop every option whose own bound does not pass ``cutoff``.
+
+    At most ``boxes`` boxes are branched on. ``watch`` is told the bound now and then; when it returns True, branching
+    stops at once and what is left counts as surviving.
+    """
     masks = [np.zeros(len(segment), bool) for segment in catalogue.segments]
-    every = [np.arange(len(segment)) for segment in catalogue.segments]
-    order = itertools.count()
     relaxation = Relaxation(catalogue, window)
-    root_box = relaxation.box
     start = np.where(np.isfinite(relaxation.least), relaxation.scales / 2, 0.0)
-    queue: list[Any] = []
-    bound, done, leaves = -math.inf, 0, 0
+    whole = relaxation.box
+    queue: list[tuple[float, int, _Node]] = []
+    order = itertools.count()
+    settled, branched, stop = -math.inf, 0, False
 
     def visit(relaxation: Relaxation, index: list[Integers], box: Box, start: Floats) -> None:
-        nonlocal bound, leaves
         found = relaxation.minimise(box, start, cutoff=cutoff)
-        if trace: trace(box, found, relaxation)
-        if found.value <= cutoff:
-            return
-        values = relaxation.option_bounds(box, found)
-        alive = [v > cutoff for v in values]
-        size = sum(len(i) for i in index)
-        left = sum(int(a.sum()) for a in alive)
-        if left < 0.6 * size:
-            alive = relaxation.catalogue.linked(alive)
-            index = [i[kept] for i, kept in zip(index, alive, strict=True)]
-            smaller = relaxation.catalogue.keep(alive)
-            if smaller.is_empty:
-                return
-            relaxation = Relaxation(smaller, window)
-        heapq.heappush(queue, (-found.value, next(order), relaxation, index, box, found))
+        if found.value > cutoff:
+            node = _shrunk(_Node(relaxation, index, box, found), window, cutoff)
+            heapq.heappush(queue, (-found.value, next(order), node))
 
-    visit(relaxation, every, root_box, start)
+    if whole is not None:
+        visit(relaxation, [np.arange(len(mask)) for mask in masks], whole, start)
     while queue:
-        negative, _, relaxation, index, box, found = heapq.heappop(queue)
-        parts = relaxation.split(box, found.depths) if done < boxes else []
-        done += 1
-        if parts:
-            for part in parts:
-                visit(relaxation, index, part, found.multipliers)
+        _, _, node = heapq.heappop(queue)
+        parts = None if stop or branched >= boxes else node.relaxation.split(node.box, node.found.depths)
+        if parts is None or (not parts and node.relaxation.is_point(node.box)):
+            settled = max(settled, node.found.value)
+            bounds = node.relaxation.option_bounds(node.box, node.found)
+            for mask, index, values in zip(masks, node.index, bounds, strict=True):
+                mask[index[values > cutoff]] = True
             continue
-        leaves += 1
-        bound = max(bound, -negative)
-        for mask, i, values in zip(masks, index, relaxation.option_bounds(box, found), strict=True):
-            mask[i[values > cutoff]] = True
-    return Reduction(masks, bound, done, leaves)
+        branched += 1
+        for part in parts:
+            visit(node.relaxation, node.index, part, node.found.multipliers)
+        stop = watch(max(settled, -queue[0][0] if queue else cutoff))
+    return Reduction(masks, settled, branched)
+
+
+def _shrunk(node: _Node, window: Window | None, cutoff: float) -> _Node:
+    """The node with a relaxation of the surviving options, where that pays."""
+    relaxation = node.relaxation
+    alive = [values > cutoff for values in relaxation.option_bounds(node.box, node.found)]
+    if sum(int(mask.sum()) for mask in alive) > _PAYS * len(relaxation.catalogue):
+        return node
+    alive = relaxation.catalogue.linked(alive)
+    smaller = relaxation.catalogue.keep(alive)
+    if smaller.is_empty:
+        return node
+    index = [kept[mask] for kept, mask in zip(node.index, alive, strict=True)]
+    return _Node(Relaxation(smaller, window), index, node.box, node.found)

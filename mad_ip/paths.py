@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-
 from mad_ip.catalogue import Catalogue, Floats, Segment
 
 __all__ = ["LINEAR_BUDGETS", "carried_bounds", "least", "smallest_effectiveness", "within_budgets"]

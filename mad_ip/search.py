@@ -19,7 +19,9 @@ from mad_ip.spec import Spec
 __all__ = ["Population", "first_incumbent"]
 
 _POPULATION = 256
-_GENERATIONS = 150
+_GENERATIONS = 200
+_PATIENCE = 25
+"""Generations without a better best after which an island ends."""
 _ISLANDS = 4
 
 
@@ -106,8 +108,9 @@ def _evolve(population: Population, generator: np.random.Generator, stop: Callab
     sizes = np.array([len(domain) for domain in population.genes()])
     rows = generator.integers(0, sizes, (_POPULATION, len(sizes)))
     score, violation = population.evaluate(rows)
+    best, age = (-math.inf, -math.inf), 0
     for _ in range(_GENERATIONS):
-        if stop():
+        if stop() or age > _PATIENCE:
             break
         parents = np.minimum(*generator.integers(0, len(rows), (2, 2 * _POPULATION)))
         children = rows[parents].copy()
@@ -122,6 +125,8 @@ def _evolve(population: Population, generator: np.random.Generator, stop: Callab
         score, violation = population.evaluate(rows)
         order = np.lexsort((-score, violation))[:_POPULATION]
         rows = rows[order]
+        present = (-float(violation[order[0]]), float(score[order[0]]))
+        best, age = (present, 0) if present > best else (best, age + 1)
     return rows[0]
 
 

@@ -249,8 +249,7 @@ def default_weights(strides: Iterable[int]) -> tuple[float, ...]:
     ``strides`` are those of the stages; a level ends its resolution when the next stage has stride 2
     (paper, section 4: 1, 1, 1, 1, 8 over five resolutions).
     """
-    following = [*strides]
-    return tuple(float(stride > 1) for stride in following) + (8.0,)
+    return (*(float(stride > 1) for stride in strides), 8.0)
 
 
 def _toml(value: object) -> str:

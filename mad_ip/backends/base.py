@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 __all__ = ["Backend", "Limits", "Outcome", "Problem", "Progress", "Watch", "compile_model"]
 
 Floats = NDArray[np.float64]

@@ -35,20 +35,15 @@ class Highs:
     name = "highs"
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        """Raise :class:`InputError` when HiGHS refuses an option or its value."""
         self.options = dict(options)
+        self.source = source
         self.version = importlib.metadata.version("highspy")
-        solver = highspy.Highs()
-        solver.setOptionValue("output_flag", False)
-        for key, value in self.options.items():
-            if solver.getOptionType(key)[0] != _OK:
-                near = difflib.get_close_matches(key, _option_names(solver), n=3, cutoff=0.0)
-                raise InputError(f"{source}: options.{key} = {value!r}: unknown to HiGHS; nearest are {', '.join(near)}")
-            if solver.setOptionValue(key, value) != _OK:
-                raise InputError(f"{source}: options.{key} = {value!r}: HiGHS refuses the value; see its option list")
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
-        """Solve; see :class:`mad_ip.backends.base.Backend`. Raise :class:`InternalError` on an error of HiGHS."""
+        """Solve; see :class:`mad_ip.backends.base.Backend`.
+
+        Raises :class:`InputError` when HiGHS refuses an option of the profile, :class:`InternalError` on an error.
+        """
         # HiGHS keeps one pool of threads for the process and refuses another number of them afterwards.
         highspy.Highs.resetGlobalScheduler(True)
         solver = highspy.Highs()
@@ -59,10 +54,10 @@ class Highs:
             "threads": limits.threads,
             "random_seed": limits.seed % 2**31,
             "time_limit": max(0.0, limits.seconds),
-            **self.options,
         }
         for key, value in settings.items():
             _require(solver.setOptionValue(key, value), f"option {key} = {value}")
+        self._apply_options(solver)
         _require(solver.passModel(_highs_model(problem)), "the model")
         if problem.start is not None:
             solution = highspy.HighsSolution()
@@ -83,6 +78,15 @@ class Highs:
         if status == highspy.HighsStatus.kError:
             raise InternalError(f"HiGHS ended with an error ({solver.modelStatusToString(solver.getModelStatus())})")
         return _outcome(solver)
+
+    def _apply_options(self, solver: Any) -> None:
+        for key, value in self.options.items():
+            where = f"{self.source}: options.{key} = {value!r}"
+            if solver.getOptionType(key)[0] != _OK:
+                near = difflib.get_close_matches(key, _option_names(solver), n=3, cutoff=0.0)
+                raise InputError(f"{where}: unknown to HiGHS; the nearest names are {', '.join(near)}")
+            if solver.setOptionValue(key, value) != _OK:
+                raise InputError(f"{where}: HiGHS refuses the value; must be one that its option list allows")
 
 
 def _outcome(solver: Any) -> Outcome:

@@ -20,7 +20,7 @@ from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Watch
 from mad_ip.backends.profile import Profile, load_backend
 from mad_ip.errors import InternalError, MadIpError
 
-__all__ = ["solve_apart"]
+__all__ = ["serve", "solve_apart"]
 
 _POLL = 0.05
 _GRACE = 2.0
@@ -32,7 +32,7 @@ def solve_apart(profile: Profile, problem: Problem, limits: Limits, watch: Watch
 
     ``watch`` is also called while the solver reports nothing. Raise :class:`InternalError` when the process fails.
     """
-    command = [sys.executable, "-m", "mad_ip.backends.process"]
+    command = [sys.executable, "-c", "from mad_ip.backends.process import serve; serve()"]
     # A terminal's Ctrl-C reaches the whole foreground group; only this process is to act on it.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None
@@ -81,12 +81,12 @@ def _read(stream: BinaryIO, messages: queue.Queue[Any]) -> None:
         messages.put(None)
 
 
-def _serve() -> None:
+def serve() -> None:
     """The process: one solve from standard input, progress and outcome to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Whatever a solver prints, from C too, must not mix with the messages.
+    # Whatever a solver prints, from C too, must not mix with the messages: HiGHS greets on standard output.
     output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     profile, problem, limits = pickle.load(sys.stdin.buffer)  # noqa: S301 (written by the parent process)
     last = 0.0
 
@@ -106,7 +106,3 @@ def _serve() -> None:
         send(load_backend(profile).solve(problem, limits, watch))
     except MadIpError as error:
         send(error)
-
-
-if __name__ == "__main__":
-    _serve()

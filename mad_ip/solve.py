@@ -1,0 +1,389 @@
+"""From a spec to a certified design: catalogue, first incumbent, reduction, MILP, decoding, exact checks.
+
+Nothing a solver says is taken on trust: the design is decoded and re-measured from its layers, budgets are checked in
+exact integers, and ``optimal`` is said only when bound and recomputed score are within the asked gap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mad_ip import catalogue as catalogues
+from mad_ip import depths, entropy, lagrangian, paths, search
+from mad_ip.backends import Limits, Profile, Progress, compile_model, load_backend, solve_apart
+from mad_ip.catalogue import Catalogue
+from mad_ip.depths import Window
+from mad_ip.design import Certificate, Design, StageChoice, StemChoice, violations
+from mad_ip.errors import InternalError, MadIpError
+from mad_ip.spec import Budget, Spec
+
+__all__ = ["InfeasibleError", "NoDesignError", "Report", "decode", "solve"]
+
+_SCORE_TOLERANCE = 1e-6
+"""Largest relative difference between a solver's objective and the recomputed score."""
+
+_PRECISION = 1e-9
+"""Floating-point bounds prove no smaller gap than this; it counts as zero."""
+
+_CUTOFF = 1e-9
+"""How far below the incumbent, relatively, options are still kept."""
+
+_SOLVER_GAP = 1e-3
+"""The solver's gap as a share of the asked one: designs closer than that would be picked arbitrarily."""
+
+_REDUCE_ABOVE = 1000
+"""Options up to which the MILP alone is as fast as with a reduction before it."""
+
+_FEASIBILITY_BOXES = 40
+"""Boxes of depths looked at before the MILP decides whether a spec is feasible."""
+
+Path = tuple[int, ...]
+
+
+class InfeasibleError(MadIpError):
+    """No design of the space meets the budgets; the text names the conflict and what is reachable."""
+
+    exit_code = 4
+
+
+class NoDesignError(MadIpError):
+    """The time limit or Ctrl-C came before any design was found."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a solve is: ``phase`` in words, the best score, the upper bound on it, seconds since the start."""
+
+    phase: str
+    score: float
+    bound: float
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """Relative to the magnitude of the score."""
+        return relative_gap(self.score, self.bound)
+
+
+def relative_gap(score: float, bound: float) -> float:
+    """``(bound - score) / |score|``, infinite without a score or a bound."""
+    if not (math.isfinite(score) and math.isfinite(bound)):
+        return math.inf
+    return max(0.0, bound - score) / max(abs(score), 1e-9)
+
+
+def solve(
+    spec: Spec,
+    *,
+    profile: Profile | None = None,
+    time_limit: float = math.inf,
+    gap: float = 1e-6,
+    threads: int = 1,
+    seed: int = 0,
+    watch: Callable[[Report], None] | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Design:
+    """The best design of a spec with its certificate.
+
+    ``gap`` is relative to the score, ``time_limit`` in seconds; ``interrupted`` is asked now and then whether to stop.
+    The certificate's status is ``optimal`` when the bound is within ``gap`` of the recomputed score, ``feasible``
+    otherwise.
+
+    Raises :class:`InfeasibleError` when no design meets the budgets, :class:`NoDesignError` when it had to stop before
+    one was found, :class:`mad_ip.errors.InputError` on a bad profile, :class:`InternalError` when a solver's claim
+    does not hold.
+    """
+    return _Solve(spec, profile or Profile(), time_limit, gap, threads, seed, watch, interrupted).run()
+
+
+def decode(catalogue: Catalogue, path: Sequence[int]) -> Design:
+    """The design that takes option ``path[s]`` of every segment s, measured from its layers."""
+    spec = catalogue.spec
+    segments = catalogue.segments
+    stages = []
+    for stage, segment, option in zip(spec.stages, catalogue.stages, path[1:], strict=False):
+        numbers = (int(getattr(segment, key)[option]) for key in ("c", "mid", "kernel", "depth"))
+        stages.append(StageChoice(stage.block, stage.stride, *numbers, stage.weight))
+    return Design.create(
+        beta=spec.objective.depth_penalty,
+        name=spec.name,
+        spec_sha256=spec.sha256,
+        convention=spec.convention,
+        resolution=spec.input.resolution,
+        image_channels=spec.input.channels,
+        stem=StemChoice(spec.stem.kernel, spec.stem.stride, int(segments[0].c[path[0]]), spec.stem.weight),
+        stages=tuple(stages),
+        tail=None if spec.tail is None else int(segments[-1].c[path[-1]]),
+        classes=spec.input.classes,
+    )
+
+
+class _Solve:
+    """One solve: what is known so far, and the steps that improve it."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        profile: Profile,
+        time_limit: float,
+        gap: float,
+        threads: int,
+        seed: int,
+        watch: Callable[[Report], None] | None,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self.spec, self.profile, self.gap, self.threads, self.seed = spec, profile, gap, threads, seed
+        self.began = time.perf_counter()
+        self.time_limit = time_limit
+        self.watch, self.interrupted = watch, interrupted
+        self.backend = load_backend(profile)
+        self.design: Design | None = None
+        self.bound = math.inf
+        self.phase = "catalogue"
+
+    def run(self) -> Design:
+        self._report()
+        everything = catalogues.build(self.spec)
+        self.options = len(everything)
+        catalogue = paths.within_budgets(everything)
+        if catalogue.is_empty:
+            raise InfeasibleError(explain(self.spec, everything, self.profile, self.stopped))
+        self.phase = "first incumbent"
+        self._report()
+        path = search.first_incumbent(catalogue, self.seed, self.stopped)
+        if path is None:
+            found = self._least_spread(catalogue)
+            if found is None and self.stopped():
+                raise NoDesignError("stopped before any design that meets the budgets was found")
+            if found is None:
+                raise InfeasibleError(explain(self.spec, everything, self.profile, self.stopped))
+            path = found[0]
+        self._accept(decode(catalogue, path))
+        self._improve(catalogue, path)
+        return self._certified(everything)
+
+    def stopped(self) -> bool:
+        """Whether the time limit is passed or the user wants to stop."""
+        return self.interrupted() or self._elapsed() > self.time_limit
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.began
+
+    @property
+    def _score(self) -> float:
+        return -math.inf if self.design is None else self.design.metrics.score
+
+    def _report(self) -> None:
+        if self.watch is not None:
+            self.watch(Report(self.phase, self._score, self.bound, self._elapsed()))
+
+    def _accept(self, design: Design) -> None:
+        """Take a design as the incumbent if it is better; it must be feasible in exact integers."""
+        broken = violations(self.spec, design)
+        if broken:
+            raise InternalError(f"a decoded design is not feasible: {'; '.join(broken)}")
+        if design.metrics.score > self._score:
+            self.design = design
+        self._report()
+
+    def _certified(self, everything: Catalogue) -> Design:
+        assert self.design is not None
+        score = self.design.metrics.score
+        bound = max(self.bound, score)
+        gap = relative_gap(score, bound)
+        certificate = Certificate(
+            backend=self.backend.name,
+            version=self.backend.version,
+            status="optimal" if gap <= max(self.gap, _PRECISION) else "feasible",
+            bound=bound,
+            gap=gap,
+            seconds=round(self._elapsed(), 3),
+            options=len(everything),
+            architectures=everything.architectures,
+        )
+        return dataclasses.replace(self.design, certificate=certificate)
+
+    def _improve(self, catalogue: Catalogue, path: Path) -> None:
+        """Reduce the catalogue to what may beat the incumbent and solve the rest exactly."""
+        assert self.design is not None
+        self.phase = "reduction"
+        whole = _entropy_bound(catalogue)
+        least = 0
+        if self.design.metrics.depth_penalty > whole:
+            # Coefficients of exp(V) would dwarf the entropy: start the window at the least spread there is.
+            path, least = self._least_spread(catalogue) or (path, 0)
+            self._accept(decode(catalogue, path))
+        self.bound = whole - self.spec.objective.depth_penalty
+        self._report()
+        window = self._window(whole, least)
+        cutoff = self._score - _CUTOFF * abs(self._score)
+
+        def follow(bound: float) -> bool:
+            self.bound = min(self.bound, max(bound, self._score))
+            self._report()
+            return self.stopped()
+
+        if len(catalogue) > _REDUCE_ABOVE:
+            reduction = lagrangian.reduce(catalogue, window, cutoff, watch=follow)
+            self.bound = min(self.bound, max(reduction.bound, self._score))
+            # The incumbent's own options pass the cutoff up to rounding; they are the start, whatever their bound says.
+            for mask, option in zip(reduction.masks, path, strict=True):
+                mask[option] = True
+            masks = catalogue.linked(reduction.masks)
+            catalogue = catalogue.keep(masks)
+            path = tuple(int(np.count_nonzero(mask[:option])) for mask, option in zip(masks, path, strict=True))
+        if not self.stopped():
+            self._branch_and_cut(catalogue, window, path)
+
+    def _window(self, entropy_bound: float, least: int) -> Window | None:
+        """The spreads of depths that a design at least as good as the incumbent can have.
+
+        ``H - beta Q >= score`` and ``H <= entropy_bound`` bound Q; no design has a spread below ``least``.
+        """
+        spec = self.spec
+        beta = spec.objective.depth_penalty
+        if beta == 0:
+            return None
+        domains = [stage.depth for stage in spec.stages][spec.penalised]
+        most = (entropy_bound - self._score) / beta * (1 + _CUTOFF)
+        spreads = depths.attainable_spreads(domains)
+        window = Window(spreads, len(domains), spec.convention)
+        kept = [s for s, q in zip(spreads, window.uniformities, strict=True) if s >= least and q <= most]
+        return Window(tuple(kept), len(domains), spec.convention)
+
+    def _branch_and_cut(self, catalogue: Catalogue, window: Window | None, start: Path) -> None:
+        """Solve the MILP; what it returns is decoded and checked, and excluded when it misses a budget."""
+        from mad_ip.formulation import Formulation
+
+        self.phase = self.backend.name
+        formulation = Formulation(catalogue, window)
+        floor = self._score
+        while True:
+            formulation.assign(start)
+            problem, columns = compile_model(formulation.model, start=True)
+
+            def follow(progress: Progress) -> bool:
+                self.bound = min(self.bound, max(progress.bound, floor))
+                self._report()
+                return self.stopped()
+
+            limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
+            outcome = solve_apart(self.profile, problem, limits, follow)
+            self.bound = min(self.bound, max(outcome.bound, floor))
+            if outcome.status == "infeasible" or outcome.values is None:
+                # Without the excluded paths nothing is left, or nothing was found: the incumbent stands.
+                return
+            path = formulation.path(columns, outcome.values)
+            design = decode(catalogue, path)
+            if not violations(self.spec, design):
+                _compare(problem.objective(outcome.values), design)
+                self._accept(design)
+                return
+            if outcome.status == "stopped":
+                return
+            formulation.exclude(path)
+
+    def _least_spread(self, catalogue: Catalogue) -> tuple[Path, int] | None:
+        """A feasible path with the least spread of depths and that spread (0 if unproven); ``None`` without one."""
+        self.phase = "feasibility"
+        self._report()
+        return least_spread(catalogue, self.profile, self.stopped)
+
+
+def _compare(objective: float, design: Design) -> None:
+    score = design.metrics.score
+    if abs(objective - score) > _SCORE_TOLERANCE * max(1.0, abs(score)):
+        raise InternalError(
+            f"the solver's objective {objective!r} is not the score {score!r} recomputed from the decoded network"
+        )
+
+
+def _entropy_bound(catalogue: Catalogue) -> float:
+    """An upper bound on the entropy: at every segment's end the largest gain times the largest log-width."""
+    _, high = paths.carried_bounds(catalogue)
+    total = 0.0
+    for s, segment in enumerate(catalogue.segments):
+        after = high[s][segment.pair] + segment.log_width
+        total += float(np.max(segment.gain[segment.pair_node][segment.pair] * after))
+    return total
+
+
+def least_spread(
+    catalogue: Catalogue, profile: Profile, stopped: Callable[[], bool] = lambda: False
+) -> tuple[Path, int] | None:
+    """A path that meets all budgets with the least ``n^2 Var`` of depths, and that spread; ``None`` without one.
+
+    The spread is 0 when it is not proven to be the least.
+    """
+    from mad_ip.formulation import Formulation
+
+    if catalogue.is_empty:
+        return None
+    spec = catalogue.spec
+    masks = [np.ones(len(segment), bool) for segment in catalogue.segments]
+    if len(catalogue) > _REDUCE_ABOVE:
+        # Entropies are not negative: what cannot pass -1 cannot be feasible.
+        reduction = lagrangian.reduce(catalogue, None, -1.0, boxes=_FEASIBILITY_BOXES, watch=lambda _: stopped())
+        masks = catalogue.linked(reduction.masks)
+    reduced = catalogue.keep(masks)
+    if reduced.is_empty or stopped():
+        return None
+    domains = [stage.depth for stage in spec.stages][spec.penalised]
+    window = Window(depths.attainable_spreads(domains), len(domains), "tinynas")
+    formulation = Formulation(reduced, window, least_spread=True)
+    while True:
+        problem, columns = compile_model(formulation.model, start=False)
+        outcome = solve_apart(profile, problem, Limits(0.0), lambda _: stopped())
+        if outcome.values is None:
+            return None
+        path = formulation.path(columns, outcome.values)
+        if not violations(spec, decode(reduced, path)):
+            kept = [np.flatnonzero(mask) for mask in masks]
+            spread = entropy.spread(
+                [int(s.depth[o]) for s, o in zip(reduced.stages, path[1:], strict=False)][spec.penalised]
+            )
+            original = tuple(int(index[option]) for index, option in zip(kept, path, strict=True))
+            return original, spread if outcome.status == "optimal" else 0
+        formulation.exclude(path)
+
+
+def explain(spec: Spec, everything: Catalogue, profile: Profile, stopped: Callable[[], bool] = lambda: False) -> str:
+    """Which budgets conflict, and the smallest reachable value of each on its own, in one sentence."""
+    limits = {key: value for key, value in dataclasses.asdict(spec.budget).items() if value is not None}
+    least = {key: _smallest(everything, key) for key in limits}
+    conflict = [key for key, limit in limits.items() if least[key] > limit]
+    if not conflict:
+        conflict = list(limits)
+        for key in limits:
+            fewer = [other for other in conflict if other != key]
+            if stopped() or not _reachable(everything, fewer, profile, stopped):
+                conflict = fewer
+    reachable = ", ".join(f"{key} {_number(least[key])} (budget {_number(limits[key])})" for key in limits)
+    which = " and ".join(f"budget.{key}" for key in conflict)
+    verb = "cannot be met" if len(conflict) == 1 else "cannot be met together"
+    return f"{spec.source}: infeasible: {which} {verb}; the smallest reachable value of each alone is {reachable}"
+
+
+def _reachable(everything: Catalogue, budgets: list[str], profile: Profile, stopped: Callable[[], bool]) -> bool:
+    spec = everything.spec
+    budget = Budget(**{key: getattr(spec.budget, key) for key in budgets})
+    relaxed = dataclasses.replace(everything, spec=dataclasses.replace(spec, budget=budget))
+    return least_spread(paths.within_budgets(relaxed), profile, stopped) is not None
+
+
+def _smallest(everything: Catalogue, budget: str) -> float:
+    if budget == "effectiveness":
+        return paths.smallest_effectiveness(everything)
+    return paths.least(everything, budget)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
