@@ -121,7 +121,7 @@ def block(family: str, c_in: Amount, c: Amount, m: Amount, k: Amount, stride: in
     return FAMILIES[family].layers(c_in, c, m, k, stride, size)
 
 
-def stem(channels: int, c: Amount, k: Amount, stride: int, size: int) -> tuple[Layer, ...]:
+def stem(channels: Amount, c: Amount, k: Amount, stride: int, size: int) -> tuple[Layer, ...]:
     """The stem's convolution from ``channels`` image channels to ``c``."""
     return (Layer("stem", channels, c, k, size, stride, counted=True),)
 

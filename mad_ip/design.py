@@ -232,7 +232,7 @@ class Design:
 
     def save(self, path: Path | str) -> None:
         """Write design.json atomically; raise :class:`InputError` when the place cannot be written."""
-        write_atomically(path, lambda temporary: temporary.write_text(self.to_json(), encoding="utf-8") and None)
+        write_atomically(path, self.to_json().encode())
 
     @classmethod
     def load(cls, path: Path | str) -> Design:
@@ -396,7 +396,7 @@ class _Reader:
         return str(value)
 
     def integer(self, key: str, *, least: int = 1, most: int | None = None, odd: bool = False) -> int:
-        value = self.values.get(key)
+        value: Any = self.values.get(key)
         fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
         if not fits or (most is not None and value > most) or (odd and value % 2 == 0):
             limit = f"of at least {least}" if most is None else f"from {least} to {most}"

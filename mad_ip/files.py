@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,8 @@ def resource(name: str) -> Path | None:
     return None
 
 
-def write_atomically(path: Path | str, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path`` and rename it onto ``path``.
+def write_atomically(path: Path | str, content: bytes) -> None:
+    """Write ``content`` to a temporary file beside ``path`` and rename it onto ``path``.
 
     Raises :class:`InputError` when the place cannot be written; the temporary file is removed on any failure.
     """
@@ -53,10 +52,10 @@ def write_atomically(path: Path | str, write: Callable[[Path], None]) -> None:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); a writable folder is needed") from None
-    os.close(descriptor)
     temporary = Path(name)
     try:
-        write(temporary)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
         # mkstemp makes files private; a result file gets the permissions of any other new file.
         umask = os.umask(0)
         os.umask(umask)

@@ -128,7 +128,8 @@ class Formulation:
         model.budget = pyo.Constraint(budgets, rule=lambda m, budget: _budget_row(m, segments, spec, budget))
 
         # (3.9) S_s >= phi(D) at every attainable D, by the secants of the convex phi between consecutive ones
-        bounded = [s for s in indices if segments[s].bounds_effectiveness and spec.budget.effectiveness is not None]
+        ratio = spec.budget.effectiveness
+        bounded = [s for s in indices if segments[s].bounds_effectiveness and ratio is not None]
         attainable = _attainable_layers(segments)
         model.layers = pyo.Var(bounded, bounds=lambda _, s: (attainable[s][0], attainable[s][-1]))
         model.layer_count = pyo.Constraint(
@@ -142,10 +143,10 @@ class Formulation:
         )
         model.effectiveness = pyo.ConstraintList()
         for s in bounded:
+            assert ratio is not None
             carried = _sum(model.S[s, int(c)] for c in segments[s].nodes)
-            for slope, intercept in _secants(
-                attainable[s], [float(entropy.effectiveness_floor(d, spec.budget.effectiveness)) for d in attainable[s]]
-            ):
+            floors = [float(entropy.effectiveness_floor(d, ratio)) for d in attainable[s]]
+            for slope, intercept in _secants(attainable[s], floors):
                 model.effectiveness.add(carried >= slope * model.layers[s] + intercept - _EFFECTIVENESS_SLACK)
 
         penalty = self._penalty(model, depths)

@@ -84,9 +84,11 @@ class Relaxation:
             ).reshape(len(limits), len(segment))
             for segment in self.segments
         ]
-        limited = spec.budget.effectiveness is not None
-        self.bounded = [s for s, segment in enumerate(self.segments) if limited and segment.bounds_effectiveness]
-        self.log_ratio = math.log(spec.budget.effectiveness) if limited else 0.0
+        ratio = spec.budget.effectiveness
+        self.bounded = [
+            s for s, segment in enumerate(self.segments) if ratio is not None and segment.bounds_effectiveness
+        ]
+        self.log_ratio = 0.0 if ratio is None else math.log(ratio)
         self.stages = list(range(1, len(spec.stages) + 1))
         self.penalised = self.stages[spec.penalised] if window is not None else []
         low, high = paths.carried_bounds(catalogue)

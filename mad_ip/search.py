@@ -127,7 +127,7 @@ def _evolve(population: Population, generator: np.random.Generator, stop: Callab
         rows = rows[order]
         present = (-float(violation[order[0]]), float(score[order[0]]))
         best, age = (present, 0) if present > best else (best, age + 1)
-    return rows[0]
+    return np.asarray(rows[0])
 
 
 def _polish(population: Population, row: Integers, stop: Callable[[], bool]) -> Integers:

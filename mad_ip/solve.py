@@ -110,8 +110,8 @@ def decode(catalogue: Catalogue, path: Sequence[int]) -> Design:
     segments = catalogue.segments
     stages = []
     for stage, segment, option in zip(spec.stages, catalogue.stages, path[1:], strict=False):
-        numbers = (int(getattr(segment, key)[option]) for key in ("c", "mid", "kernel", "depth"))
-        stages.append(StageChoice(stage.block, stage.stride, *numbers, stage.weight))
+        c, mid, kernel, depth = (int(getattr(segment, key)[option]) for key in ("c", "mid", "kernel", "depth"))
+        stages.append(StageChoice(stage.block, stage.stride, c, mid, kernel, depth, stage.weight))
     return Design.create(
         beta=spec.objective.depth_penalty,
         name=spec.name,
@@ -281,7 +281,7 @@ class _Solve:
             if outcome.status == "infeasible" or outcome.values is None:
                 # Without the excluded paths nothing is left, or nothing was found: the incumbent stands.
                 return
-            path = formulation.path(columns, outcome.values)
+            path = formulation.path(columns, outcome.values.tolist())
             design = decode(catalogue, path)
             if not violations(self.spec, design):
                 _compare(problem.objective(outcome.values), design)
@@ -344,7 +344,7 @@ def least_spread(
         outcome = solve_apart(profile, problem, Limits(0.0), lambda _: stopped())
         if outcome.values is None:
             return None
-        path = formulation.path(columns, outcome.values)
+        path = formulation.path(columns, outcome.values.tolist())
         if not violations(spec, decode(reduced, path)):
             kept = [np.flatnonzero(mask) for mask in masks]
             spread = entropy.spread(

@@ -24,7 +24,6 @@ _STOPPED = {
     _ModelStatus.kSolutionLimit,
     _ModelStatus.kIterationLimit,
     _ModelStatus.kMemoryLimit,
-    _ModelStatus.kHighsInterrupt,
     _ModelStatus.kUnknown,
 }
 
@@ -46,7 +45,7 @@ class Highs:
         """
         # HiGHS keeps one pool of threads for the process and refuses another number of them afterwards.
         highspy.Highs.resetGlobalScheduler(True)
-        solver = highspy.Highs()
+        solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
         settings = {
             "output_flag": False,
             "mip_rel_gap": limits.gap,

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Watch
 from mad_ip.backends.profile import Profile, load_backend
@@ -49,7 +49,7 @@ def solve_apart(profile: Profile, problem: Problem, limits: Limits, watch: Watch
         process.stdout.close()
 
 
-def _follow(stream: BinaryIO, limits: Limits, watch: Watch) -> Outcome:
+def _follow(stream: IO[bytes], limits: Limits, watch: Watch) -> Outcome:
     messages: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_read, args=(stream, messages), daemon=True).start()
     began = time.perf_counter()
@@ -73,7 +73,7 @@ def _follow(stream: BinaryIO, limits: Limits, watch: Watch) -> Outcome:
             return Outcome("stopped", last.bound, values, last.nodes)
 
 
-def _read(stream: BinaryIO, messages: queue.Queue[Any]) -> None:
+def _read(stream: IO[bytes], messages: queue.Queue[Any]) -> None:
     try:
         while True:
             messages.put(pickle.load(stream))  # noqa: S301 (written by our own process)

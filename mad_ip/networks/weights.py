@@ -29,11 +29,7 @@ def save_weights(network: Network, path: Path | str) -> None:
         raise InputError(f"{path}: suffix {suffix!r}: must be one of {', '.join(_SERIALISERS)}")
     weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = _SERIALISERS[suffix](weights)
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomically(path, write)
+    write_atomically(path, content)
 
 
 def _safetensors(weights: dict[str, Tensor]) -> bytes:
