@@ -1,0 +1,60 @@
+"""Everything in which a design differs from what its spec and its own structure say."""
+
+from __future__ import annotations
+
+import math
+
+from mad_ip.design import Design, violations
+from mad_ip.spec import Spec
+from mad_ip.verification.exhaustion import architectures
+
+__all__ = ["OPTIMAL_GAP", "STATUSES", "audit"]
+
+STATUSES = ("optimal", "feasible")
+
+OPTIMAL_GAP = 1e-6
+"""Largest relative gap of a design that may call itself optimal (design.md section 3)."""
+
+_TOLERANCE = 1e-9
+"""Relative slack on scores, bounds and gaps, for rounding alone."""
+
+
+def audit(spec: Spec, design: Design) -> list[str]:
+    """One sentence for everything that differs, each beginning with or naming what; empty when nothing does.
+
+    Checked are the structure, the budgets and every metric (:func:`mad_ip.design.violations`), the name, the hash of
+    the spec, and that the certificate agrees with itself and with the spec: the number of architectures counted anew
+    in Python integers, ``bound >= score``, ``gap = (bound - score) / |score|`` with the score measured anew, and
+    ``optimal`` said only of a gap of at most 1e-6. Whether the bound is true is not checked here: see
+    :func:`mad_ip.verification.exhaustion.prove`.
+    """
+    found = violations(spec, design)
+    if design.name != spec.name:
+        found.append(f"name {design.name!r}: the spec says {spec.name!r}")
+    if design.spec_sha256 != spec.sha256:
+        found.append(f"spec_sha256 {design.spec_sha256}: the hash of the spec is {spec.sha256}")
+    return found + _certificate(spec, design)
+
+
+def _certificate(spec: Spec, design: Design) -> list[str]:
+    certificate = design.certificate
+    if certificate is None:
+        return ["certificate: there is none"]
+    found = []
+    counted = architectures(spec)
+    if certificate.architectures != counted:
+        found.append(f"certificate.architectures {certificate.architectures}: the space of the spec holds {counted}")
+    score = design.measure(spec.objective.depth_penalty).score
+    bound = certificate.bound
+    if not bound >= score - _TOLERANCE * abs(score):
+        found.append(f"certificate.bound {bound!r}: below the score {score!r} of the design itself")
+    gap = max(0.0, bound - score) / max(abs(score), _TOLERANCE)
+    if not math.isclose(certificate.gap, gap, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+        found.append(f"certificate.gap {certificate.gap!r}: bound and score give {gap!r}")
+    if certificate.status not in STATUSES:
+        found.append(f"certificate.status {certificate.status!r}: must be one of {', '.join(STATUSES)}")
+    elif certificate.status == "optimal" and not gap <= OPTIMAL_GAP:
+        found.append(f"certificate.status 'optimal': bound and score leave a gap of {gap!r}, above {OPTIMAL_GAP}")
+    if not certificate.seconds >= 0:
+        found.append(f"certificate.seconds {certificate.seconds!r}: must be at least 0")
+    return found

@@ -1,0 +1,684 @@
+"""Exhaustive enumeration of a space of at most 10^9 architectures: the proof that needs no solver.
+
+Every architecture is met in one of two ways, and :func:`exhaust` counts both to the last one:
+
+*evaluated*: it is one pair of a *prefix* (stem and first segments) and a *suffix* (the other segments) that meet in the
+same number of channels. Budgets, entropy and, where these do not settle it, depth penalty and effectiveness of the pair
+are computed from the two halves by broadcasting.
+
+*dropped*: it continues a prefix that alone breaks a budget: its MACs, parameters or layers exceed the limit in exact
+integers, or (``tinynas``) a level inside it has too large an effectiveness. Everything appended adds a cost of at least
+zero and never lowers a maximum, so that no continuation can be feasible. This needs no bound and no solver. There is
+no dominance: of two prefixes with equal channels both are kept.
+
+Two quantities of a pair are left uncomputed when they cannot matter. The depth penalty is at least beta, since
+``Q = exp(.) >= 1`` (a variance and its root are not negative): a pair with ``H - beta`` not above the best score so far
+cannot improve on it. A pair that is over a budget, or whose score does not exceed the best so far, needs no
+effectiveness.
+
+How entropy splits: with ``S`` the log-width of the prefix, ``sigma_u`` the log-widths of the suffix's segments and
+``g_t = alpha_t ln(r_t^2 c_t)`` (times 1/2 in ``tinynas``),
+
+    H = H_prefix + S * sum_{t in suffix} g_t + sum_{u in suffix} sigma_u sum_{t >= u} g_t.
+
+Symbols: ``c_in``, ``c`` channels into and out of a segment; ``m`` inner width; ``k`` kernel; ``L`` depth in blocks;
+``S``, ``D`` log-width and counted layers; ``H`` entropy; ``rho`` effectiveness; ``Q`` uniformity; ``beta`` its weight.
+A *segment* is a stage, or the tail; the tail ends the last stage's level, so that the last stage then has weight 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mad_ip import blocks, cost, entropy
+from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, StageChoice, StemChoice, violations
+from mad_ip.errors import InputError, InternalError
+from mad_ip.spec import Domain, Spec, Stage
+
+__all__ = ["LIMIT", "Exhaustion", "Progress", "Proof", "Structure", "architectures", "exhaust", "prove"]
+
+LIMIT = 10**9
+"""Architectures up to which a space is enumerated."""
+
+_SUFFIXES = 400_000
+"""Rows of the suffix tables: about 100 bytes each."""
+
+_CHUNK = 2**17
+"""Prefixes held at once per level, and pairs computed at once: what fits a cache."""
+
+_PIECE = 2**15
+"""Options of a stage computed at once."""
+
+_LARGEST = 2**62
+"""No cost may reach this: 64-bit sums and differences of costs stay exact below it."""
+
+_SCORE_TOLERANCE = 1e-9
+"""Relative difference up to which two scores are equal."""
+
+_ROUNDING = 1e-12
+"""Rounding of a score relative to its entropy, which matters when entropy and penalty nearly cancel."""
+
+Structure = tuple[int, tuple[tuple[int, int, int, int], ...], int | None]
+"""Stem channels; (channels, mid, kernel, depth) of every stage; the tail's channels or ``None``."""
+
+Progress = Callable[[int, int], None]
+"""Called now and then with the architectures met so far and their total."""
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Exhaustion:
+    """What the enumeration found; ``structure`` and ``design`` are ``None`` when nothing meets the budgets.
+
+    ``architectures = evaluated + dropped`` is the size of the space, ``seconds`` the time it took.
+    """
+
+    score: float
+    structure: Structure | None
+    design: Design | None
+    architectures: int
+    evaluated: int
+    dropped: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The enumeration beside a design; ``reasons`` says why the design is not proven optimal, and is empty if it is."""
+
+    exhaustion: Exhaustion
+    reasons: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the design's score is the best there is, to 1e-9 relative."""
+        return not self.reasons
+
+
+def prove(spec: Spec, design: Design, progress: Progress | None = None) -> Proof:
+    """Enumerate the space and compare the best score with that of ``design``, measured anew, to 1e-9 relative.
+
+    Raises :class:`InputError` when the space is too large (see :func:`exhaust`). Whether the design is feasible is
+    :func:`mad_ip.verification.audit.audit`'s to say.
+    """
+    exhaustion = exhaust(spec, progress)
+    measured = design.measure(spec.objective.depth_penalty)
+    slack = max(_SCORE_TOLERANCE * abs(measured.score), _ROUNDING * measured.entropy)
+    if exhaustion.structure is None:
+        return Proof(exhaustion, ("exhaustion: no architecture of the space meets the budgets",))
+    described = describe(exhaustion.structure)
+    if exhaustion.score > measured.score + slack:
+        better = f"exhaustion: {described} scores {exhaustion.score!r}, better than the design's {measured.score!r}"
+        return Proof(exhaustion, (better,))
+    if exhaustion.score < measured.score - slack:
+        worse = f"exhaustion: the best is {exhaustion.score!r} ({described}); no feasible design has {measured.score!r}"
+        return Proof(exhaustion, (worse,))
+    return Proof(exhaustion, ())
+
+
+def describe(structure: Structure) -> str:
+    """An architecture in words."""
+    stem, stages, tail = structure
+    parts = [f"stem {stem}", *("c{} m{} k{} L{}".format(*stage) for stage in stages)]
+    return ", ".join(parts if tail is None else [*parts, f"tail {tail}"])
+
+
+def architectures(spec: Spec) -> int:
+    """Number of architectures that satisfy the domains and the ``[space]`` rules, budgets ignored: a Python integer.
+
+    Counted from the last segment backwards: from ``c_in`` channels on there are as many completions as the options of
+    every ``c`` that may follow, times the completions from ``c`` on.
+    """
+    return sum(_completions(spec, _segments(spec))[0].values())
+
+
+def exhaust(spec: Spec, progress: Progress | None = None) -> Exhaustion:
+    """The architecture of the highest score within the budgets, by enumeration.
+
+    MACs, parameters and layers are compared with their budgets as exact integers, effectiveness within
+    :data:`mad_ip.design.EFFECTIVENESS_TOLERANCE` relative. The best is measured anew from its layers and checked
+    against the spec before it is returned.
+
+    Memory is bounded whatever the spec: suffix tables of some 400,000 rows, chunks of 131,072 prefixes per level.
+
+    Raises :class:`InputError` when the space holds more than :data:`LIMIT` architectures or costs pass 64 bits,
+    :class:`InternalError` when the enumeration contradicts the design's own measurement or missed an architecture.
+    """
+    return _Enumeration(spec, progress).run()
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Options of one segment between two channel counts, flat over (m, k, L); ``depth`` is 0 if not penalised."""
+
+    macs: Integers
+    params: Integers
+    layers: Integers
+    log_width: Floats
+    depth: Integers
+
+    def __len__(self) -> int:
+        return len(self.macs)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A stage (or, where ``stage`` is ``None``, the tail) on a ``size x size`` input.
+
+    ``classes`` is not 0 where a head follows. ``weight`` is the entropy weight of the level that ends here, 0 if none
+    does.
+    """
+
+    spec: Spec
+    stage: Stage | None
+    channels: Domain
+    size: int
+    out_size: int
+    weight: float
+    penalised: bool
+    classes: int
+
+    def following(self, c_in: int) -> list[int]:
+        """The channels that may follow ``c_in``."""
+        channels = np.array(self.channels)
+        if self.stage is None:
+            return list(self.channels)
+        return [int(c) for c in channels[self.spec.space.follows(c_in, channels)]]
+
+    def shape(self, c: int) -> tuple[int, int, int]:
+        """Numbers of inner widths, kernels and depths that go with ``c`` channels."""
+        if self.stage is None:
+            return 1, 1, 1
+        return len(self._mids(c)), len(self.stage.kernel), len(self.stage.depth)
+
+    def decode(self, c: int, option: int) -> tuple[int, int, int, int]:
+        """(channels, mid, kernel, depth) of an option of a stage."""
+        assert self.stage is not None
+        m, k, depth = (int(place) for place in np.unravel_index(option, self.shape(c)))
+        return c, int(self._mids(c)[m]), self.stage.kernel[k], self.stage.depth[depth]
+
+    def gain(self, c: int) -> float:
+        """``alpha ln(r^2 c)``, with the convention's factor."""
+        return entropy.entropy_factor(self.spec.convention) * float(entropy.entropy_gain(self.weight, self.out_size, c))
+
+    def options(self, c_in: int, c: int, low: int, high: int) -> _Options:
+        """The options ``low <= o < high`` of the flat list."""
+        head = blocks.head(c, self.classes)
+        if self.stage is None:
+            layers = blocks.tail(c_in, c, self.size)
+            return self._totals(layers, (), np.ones(1, np.int64), head)
+        stage = self.stage
+        m_at, k_at, depth_at = np.unravel_index(np.arange(low, high), self.shape(c))
+        m = self._mids(c)[m_at]
+        k = np.array(stage.kernel, np.int64)[k_at]
+        depth = np.array(stage.depth, np.int64)[depth_at]
+        first = blocks.block(stage.block, c_in, c, m, k, stage.stride, self.size)
+        rest = blocks.block(stage.block, c, c, m, k, 1, self.out_size)
+        return self._totals(first, rest, depth, head)
+
+    def largest_cost(self, c_in: int) -> int:
+        """No less than the MACs or parameters of any option, in Python integers; all grow with every choice."""
+        c = max(self.channels)
+        head = blocks.head(c, self.classes)
+        if self.stage is None:
+            parts = [(1, blocks.tail(c_in, c, self.size)), (1, head)]
+        else:
+            m, k, depth = (max(domain) for domain in (self.stage.mid, self.stage.kernel, self.stage.depth))
+            # Unequal channels, so that a projection is counted.
+            first = blocks.block(self.stage.block, c_in + c, c, m, k, self.stage.stride, self.size)
+            rest = blocks.block(self.stage.block, c, c, m, k, 1, self.out_size)
+            parts = [(1, first), (depth, rest), (1, head)]
+        return sum(int(times * (cost.macs(layers) + cost.params(layers))) for times, layers in parts)
+
+    def _mids(self, c: int) -> Integers:
+        assert self.stage is not None
+        mids = np.array(self.stage.mid, np.int64)
+        carried: Integers = mids[np.asarray(self.spec.space.carries(mids, c))]
+        return carried
+
+    def _totals(
+        self, first: Sequence[blocks.Layer], rest: Sequence[blocks.Layer], depth: Integers, head: Sequence[blocks.Layer]
+    ) -> _Options:
+        repeats = depth - 1
+        return _Options(
+            macs=cost.macs(first) + repeats * cost.macs(rest) + cost.macs(head),
+            params=cost.params(first) + repeats * cost.params(rest) + cost.params(head),
+            layers=entropy.count(first) + repeats * entropy.count(rest),
+            log_width=entropy.log_width_product(first) + repeats * entropy.log_width_product(rest),
+            depth=depth if self.penalised else np.zeros_like(depth),
+        )
+
+
+def _segments(spec: Spec) -> list[_Segment]:
+    sizes = spec.resolutions
+    number = len(spec.stages)
+    kept = set(range(number)[spec.penalised])
+    segments = []
+    for t, stage in enumerate(spec.stages):
+        last = t == number - 1
+        ends_level = not (last and spec.tail is not None)
+        segments.append(
+            _Segment(
+                spec,
+                stage,
+                stage.channels,
+                sizes[t],
+                sizes[t + 1],
+                weight=stage.weight if ends_level else 0.0,
+                penalised=t in kept,
+                classes=spec.input.classes if last and ends_level else 0,
+            )
+        )
+    if spec.tail is not None:
+        weight = spec.stages[-1].weight
+        size = sizes[-1]
+        segments.append(_Segment(spec, None, spec.tail.channels, size, size, weight, False, spec.input.classes))
+    return segments
+
+
+def _completions(spec: Spec, segments: Sequence[_Segment]) -> list[dict[int, int]]:
+    """For every t and every channel count before segment t, how many completions there are (nodes with none left out).
+
+    Nodes are those that the domains have, reached or not.
+    """
+    ways = [dict.fromkeys(segments[-1].channels, 1)]
+    sources = [spec.stem.channels, *(segment.channels for segment in segments[:-1])]
+    for segment, source in zip(reversed(segments), reversed(sources), strict=True):
+        ahead = {c: math.prod(segment.shape(c)) * number for c, number in ways[0].items()}
+        here = {c_in: sum(ahead.get(c, 0) for c in segment.following(c_in)) for c_in in source}
+        ways.insert(0, {c_in: number for c_in, number in here.items() if number > 0})
+    return ways
+
+
+@dataclass(frozen=True)
+class _Suffixes:
+    """All completions from before one segment on, the rows of each ``c_in`` together (``rows``).
+
+    ``H`` is their entropy without what the prefix's log-width adds, ``gain`` is what one unit of that adds. ``option``,
+    ``c`` and ``child`` (a row of the next table) say what the row is; ``own_*`` belong to its first segment alone.
+    """
+
+    rows: dict[int, slice]
+    macs: Integers
+    params: Integers
+    layers: Integers
+    H: Floats
+    gain: Floats
+    log_width: Floats
+    depths: Integers
+    squares: Integers
+    own_layers: Integers
+    own_log_width: Floats
+    option: Integers
+    c: Integers
+    child: Integers
+
+
+@dataclass(frozen=True)
+class _Prefixes:
+    """Networks up to the end of a segment, all with ``c`` channels; ``rho`` is the largest so far (``tinynas``).
+
+    ``parent`` and ``row`` lead back to the prefix that each extends by ``option``.
+    """
+
+    c: int
+    macs: Integers
+    params: Integers
+    layers: Integers
+    H: Floats
+    log_width: Floats
+    depths: Integers
+    squares: Integers
+    rho: Floats
+    parent: _Prefixes | None
+    row: Integers
+    option: Integers
+
+    def __len__(self) -> int:
+        return len(self.macs)
+
+
+class _Enumeration:
+    """One run: the tables, and the best architecture so far."""
+
+    def __init__(self, spec: Spec, progress: Progress | None) -> None:
+        self.spec, self.progress = spec, progress
+        self.segments = _segments(spec)
+        self.ways = _completions(spec, self.segments)
+        self.total = sum(self.ways[0].values())
+        if self.total > LIMIT:
+            raise InputError(
+                f"{spec.source}: the space holds {self.total} architectures; exhaustion takes at most {LIMIT}"
+            )
+        self._check_costs()
+        budget = spec.budget
+        self.limits = {
+            key: None if limit is None else min(math.floor(limit), _LARGEST)
+            for key, limit in (("macs", budget.macs), ("params", budget.params), ("layers", budget.layers))
+        }
+        self.rho = None if budget.effectiveness is None else budget.effectiveness * (1 + EFFECTIVENESS_TOLERANCE)
+        self.levelwise = spec.convention == "tinynas"
+        self.beta = spec.objective.depth_penalty
+        self.penalised = len(spec.stages[spec.penalised])
+        self.evaluated = self.dropped = 0
+        self.score = -math.inf
+        self.structure: Structure | None = None
+        self.options = functools.lru_cache(maxsize=64)(self._options)
+        self.space = np.empty(_CHUNK)
+
+    def run(self) -> Exhaustion:
+        began = time.perf_counter()
+        reached = self._reached()
+        rows = [sum(ways[c] for c in nodes) for ways, nodes in zip(self.ways, reached, strict=True)]
+        last = len(self.segments)
+        # The longest suffixes whose table is small enough: the fewest prefixes to loop over.
+        self.split = next((t for t, number in enumerate(rows) if number <= _SUFFIXES), last)
+        self.tables = [self._ends(reached[last])]
+        for t in range(last - 1, self.split - 1, -1):
+            self.tables.insert(0, self._suffixes(t, reached[t], self.tables[0]))
+        for stem in reached[0]:
+            self._extend(0, self._stem(stem))
+        if self.evaluated + self.dropped != self.total:
+            raise InternalError(f"exhaustion met {self.evaluated + self.dropped} architectures of {self.total}")
+        design = None if self.structure is None else self._measured(self.structure)
+        score = -math.inf if design is None else design.metrics.score
+        seconds = time.perf_counter() - began
+        return Exhaustion(score, self.structure, design, self.total, self.evaluated, self.dropped, seconds)
+
+    def _check_costs(self) -> None:
+        spec = self.spec
+        c_in = max(spec.stem.channels)
+        stem = blocks.stem(spec.input.channels, c_in, spec.stem.kernel, spec.stem.stride, spec.input.resolution)
+        total = int(cost.macs(stem) + cost.params(stem))
+        for segment in self.segments:
+            total += segment.largest_cost(c_in)
+            c_in = max(segment.channels)
+        if total >= _LARGEST:
+            raise InputError(f"{spec.source}: costs of up to {total} pass 64-bit integers; exhaustion cannot sum them")
+
+    def _reached(self) -> list[list[int]]:
+        """For every t the channel counts before segment t that a whole network passes."""
+        reached = [sorted(self.ways[0])]
+        for segment, ways in zip(self.segments, self.ways[1:], strict=True):
+            nodes = {c for c_in in reached[-1] for c in segment.following(c_in) if c in ways and segment.shape(c)[0]}
+            reached.append(sorted(nodes))
+        return reached
+
+    def _options(self, t: int, c_in: int, c: int, low: int, high: int) -> _Options:
+        return self.segments[t].options(c_in, c, low, high)
+
+    # Suffixes
+
+    def _ends(self, nodes: Sequence[int]) -> _Suffixes:
+        """Nothing more to come: one empty row per channel count."""
+        rows = {c: slice(row, row + 1) for row, c in enumerate(nodes)}
+        whole, real = np.zeros(len(nodes), np.int64), np.zeros(len(nodes))
+        return _Suffixes(
+            rows, whole, whole, whole, real, real, real, whole, whole, whole, real, whole, whole, whole - 1
+        )
+
+    def _suffixes(self, t: int, nodes: Sequence[int], after: _Suffixes) -> _Suffixes:
+        """Every option of segment t before every completion in ``after``."""
+        segment = self.segments[t]
+        columns: list[tuple[NDArray[Any], ...]] = []
+        rows: dict[int, slice] = {}
+        number = 0
+        for c_in in nodes:
+            start = number
+            for c in segment.following(c_in):
+                count = math.prod(segment.shape(c))
+                if count == 0 or c not in after.rows:
+                    continue
+                options = segment.options(c_in, c, 0, count)
+                child = np.arange(after.rows[c].start, after.rows[c].stop)
+                o = np.repeat(np.arange(count), len(child))
+                child = np.tile(child, count)
+                gain = segment.gain(c) + after.gain[child]
+                depth, sigma = options.depth[o], options.log_width[o]
+                columns.append(
+                    (
+                        options.macs[o] + after.macs[child],
+                        options.params[o] + after.params[child],
+                        options.layers[o] + after.layers[child],
+                        sigma * gain + after.H[child],
+                        gain,
+                        sigma + after.log_width[child],
+                        depth + after.depths[child],
+                        depth**2 + after.squares[child],
+                        options.layers[o],
+                        sigma,
+                        o,
+                        np.full(len(o), c),
+                        child,
+                    )
+                )
+                number += len(o)
+            rows[c_in] = slice(start, number)
+        return _Suffixes(rows, *(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+    # Prefixes
+
+    def _stem(self, c: int) -> _Prefixes:
+        spec = self.spec
+        layers = blocks.stem(spec.input.channels, c, spec.stem.kernel, spec.stem.stride, spec.input.resolution)
+        one = np.ones(1, np.int64)
+        depth, log_width = entropy.count(layers), entropy.log_width(layers)
+        gain = float(entropy.entropy_gain(spec.stem.weight, spec.resolutions[0], c))
+        return _Prefixes(
+            c,
+            macs=one * cost.macs(layers),
+            params=one * cost.params(layers),
+            layers=one * depth,
+            H=np.array([entropy.entropy_factor(spec.convention) * gain * log_width]),
+            log_width=np.array([log_width]),
+            depths=one * 0,
+            squares=one * 0,
+            rho=np.array([float(entropy.ratio(depth, log_width)) if spec.stem.weight > 0 else 0.0]),
+            parent=None,
+            row=one * 0,
+            option=one * 0,
+        )
+
+    def _extend(self, t: int, prefixes: _Prefixes) -> None:
+        """Every way on from ``prefixes``, which end before segment t."""
+        if t == self.split:
+            self._join(prefixes)
+            return
+        for c in self.segments[t].following(prefixes.c):
+            ways = self.ways[t + 1].get(c, 0)
+            count = math.prod(self.segments[t].shape(c)) if ways else 0
+            for low in range(0, count, _PIECE):
+                options = self.options(t, prefixes.c, c, low, min(low + _PIECE, count))
+                step = _CHUNK // len(options)
+                for start in range(0, len(prefixes), step):
+                    rows = np.arange(start, min(start + step, len(prefixes)))
+                    longer = self._appended(t, prefixes, rows, c, options, low)
+                    dropped = len(rows) * len(options) - len(longer)
+                    if dropped:
+                        self.dropped += dropped * ways
+                        self._report()
+                    if len(longer):
+                        self._extend(t + 1, longer)
+
+    def _appended(self, t: int, before: _Prefixes, rows: Integers, c: int, options: _Options, low: int) -> _Prefixes:
+        """``rows`` of ``before`` times ``options``, without those over a budget already."""
+        segment = self.segments[t]
+        row = np.repeat(rows, len(options))
+        o = np.tile(np.arange(len(options)), len(rows))
+        kept = np.ones(len(row), bool)
+        costs = {}
+        for key, limit in self.limits.items():
+            costs[key] = getattr(before, key)[row] + getattr(options, key)[o]
+            if limit is not None:
+                kept &= costs[key] <= limit
+        log_width = before.log_width[row] + options.log_width[o]
+        rho = before.rho[row]
+        if self.levelwise and segment.weight > 0:
+            rho = np.maximum(rho, entropy.ratio(costs["layers"], log_width))
+        if self.levelwise and self.rho is not None:
+            kept &= rho <= self.rho
+        depth = options.depth[o]
+        return _Prefixes(
+            c,
+            macs=costs["macs"][kept],
+            params=costs["params"][kept],
+            layers=costs["layers"][kept],
+            H=(before.H[row] + segment.gain(c) * log_width)[kept],
+            log_width=log_width[kept],
+            depths=(before.depths[row] + depth)[kept],
+            squares=(before.squares[row] + depth**2)[kept],
+            rho=rho[kept],
+            parent=before,
+            row=row[kept],
+            option=o[kept] + low,
+        )
+
+    # Pairs
+
+    def _join(self, prefixes: _Prefixes) -> None:
+        """Every prefix with every suffix that starts from its channels."""
+        rows = self.tables[0].rows[prefixes.c]
+        number = rows.stop - rows.start
+        # NumPy is fast along the last axis: the longer side goes there.
+        width = min(max(number, len(prefixes)), _CHUNK // 8)
+        height = _CHUNK // width
+        suffix_last = number >= len(prefixes)
+        suffix_step, prefix_step = (width, height) if suffix_last else (height, width)
+        for first in range(rows.start, rows.stop, suffix_step):
+            suffixes = slice(first, min(first + suffix_step, rows.stop))
+            for start in range(0, len(prefixes), prefix_step):
+                self._evaluate(prefixes, slice(start, min(start + prefix_step, len(prefixes))), suffixes, suffix_last)
+        self.evaluated += number * len(prefixes)
+        self._report()
+
+    def _evaluate(self, prefixes: _Prefixes, which: slice, rows: slice, suffix_last: bool) -> None:
+        """A block of pairs: cheap tests on all, the rest on those that may improve on the best."""
+        table = self.tables[0]
+
+        def left(column: NDArray[Any]) -> NDArray[Any]:
+            return column[which, None] if suffix_last else column[None, which]
+
+        def right(column: NDArray[Any]) -> NDArray[Any]:
+            return column[None, rows] if suffix_last else column[rows, None]
+
+        mask = None
+        for key, limit in self.limits.items():
+            if limit is not None:
+                fits = right(getattr(table, key)) <= limit - left(getattr(prefixes, key))
+                mask = fits if mask is None else np.logical_and(mask, fits, out=mask)
+                if not mask.any():
+                    return
+        shape = np.broadcast_shapes(left(prefixes.H).shape, right(table.H).shape)
+        added = self.space[: math.prod(shape)].reshape(shape)
+        np.multiply(left(prefixes.log_width), right(table.gain), out=added)
+        added += right(table.H)
+        # Q >= 1: what does not pass best + beta without its penalty does not pass best with it.
+        needed = self.score + self.beta - left(prefixes.H)
+        better = added > needed
+        mask = better if mask is None else np.logical_and(mask, better, out=mask)
+        pairs = np.flatnonzero(mask)
+        if len(pairs):
+            above, along = np.divmod(pairs, shape[1])
+            p, row = (above, along) if suffix_last else (along, above)
+            self._compare(prefixes, p + which.start, row + rows.start, added.ravel()[pairs])
+
+    def _compare(self, prefixes: _Prefixes, p: Integers, row: Integers, added: Floats) -> None:
+        """Score of the pairs given, then effectiveness of those that improve; keep the best.
+
+        ``added`` is what the suffix adds to the entropy of the prefix.
+        """
+        score = prefixes.H[p] + added - self._penalty(prefixes, p, row)
+        improves = score > self.score
+        p, row, score = p[improves], row[improves], score[improves]
+        if self.rho is not None:
+            fits = self._effectiveness(prefixes, p, row) <= self.rho
+            p, row, score = p[fits], row[fits], score[fits]
+        if len(score) == 0:
+            return
+        best = int(np.argmax(score))
+        self.score = float(score[best])
+        self.structure = self._structure(prefixes, int(p[best]), int(row[best]))
+
+    def _penalty(self, prefixes: _Prefixes, p: Integers, row: Integers) -> Any:
+        """``beta Q``, saturating like :func:`mad_ip.entropy.depth_penalty`."""
+        if self.beta == 0:
+            return 0.0
+        table = self.tables[0]
+        total = prefixes.depths[p] + table.depths[row]
+        spread = self.penalised * (prefixes.squares[p] + table.squares[row]) - total**2
+        with np.errstate(over="ignore"):
+            penalty = self.beta * entropy.uniformity_of(spread, self.penalised, self.spec.convention)
+        return np.minimum(penalty, sys.float_info.max)
+
+    def _effectiveness(self, prefixes: _Prefixes, p: Integers, row: Integers) -> Floats:
+        """``rho`` of the whole network, or the largest over its weighted levels."""
+        depth, log_width, rho = prefixes.layers[p], prefixes.log_width[p], prefixes.rho[p]
+        if not self.levelwise:
+            table = self.tables[0]
+            return np.asarray(entropy.ratio(depth + table.layers[row], log_width + table.log_width[row]))
+        for segment, table in zip(self.segments[self.split :], self.tables, strict=False):
+            depth = depth + table.own_layers[row]
+            log_width = log_width + table.own_log_width[row]
+            if segment.weight > 0:
+                rho = np.maximum(rho, entropy.ratio(depth, log_width))
+            row = table.child[row]
+        return rho
+
+    # The answer
+
+    def _structure(self, prefixes: _Prefixes, p: int, row: int) -> Structure:
+        choices: list[tuple[int, int]] = []
+        here = prefixes
+        while here.parent is not None:
+            choices.insert(0, (here.c, int(here.option[p])))
+            p = int(here.row[p])
+            here = here.parent
+        for table in self.tables[:-1]:
+            choices.append((int(table.c[row]), int(table.option[row])))
+            row = int(table.child[row])
+        tail = choices.pop()[0] if self.spec.tail is not None else None
+        stages = zip(self.segments, choices, strict=self.spec.tail is None)
+        return here.c, tuple(segment.decode(c, option) for segment, (c, option) in stages), tail
+
+    def _measured(self, structure: Structure) -> Design:
+        """The best as a design, its score and feasibility recomputed from its layers."""
+        spec = self.spec
+        stem, stages, tail = structure
+        design = Design.create(
+            beta=self.beta,
+            name=spec.name,
+            spec_sha256=spec.sha256,
+            convention=spec.convention,
+            resolution=spec.input.resolution,
+            image_channels=spec.input.channels,
+            stem=StemChoice(spec.stem.kernel, spec.stem.stride, stem, spec.stem.weight),
+            stages=tuple(
+                StageChoice(stage.block, stage.stride, *choice, stage.weight)
+                for stage, choice in zip(spec.stages, stages, strict=True)
+            ),
+            tail=tail,
+            classes=spec.input.classes,
+        )
+        broken = violations(spec, design)
+        if broken:
+            raise InternalError(f"exhaustion found a design that is not feasible: {'; '.join(broken)}")
+        score = design.metrics.score
+        slack = max(_SCORE_TOLERANCE * abs(score), _ROUNDING * design.metrics.entropy)
+        if abs(score - self.score) > slack:
+            raise InternalError(f"exhaustion gives a score of {self.score!r} to a design that measures {score!r}")
+        return design
+
+    def _report(self) -> None:
+        if self.progress is not None:
+            self.progress(self.evaluated + self.dropped, self.total)
