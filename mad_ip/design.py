@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mad_ip import blocks, cost, entropy
 from mad_ip.blocks import Layer
+from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
-from mad_ip.files import read_bytes, write_atomically
+from mad_ip.files import finite, named, read_bytes, write_atomically
 from mad_ip.spec import CONVENTIONS, FAMILIES, Spec, penalised_stages
 
 __all__ = [
@@ -28,9 +29,6 @@ __all__ = [
 ]
 
 FORMAT = "mad-ip/design/1"
-
-EFFECTIVENESS_TOLERANCE = 1e-12
-"""Relative slack on the effectiveness budget, for the rounding of logarithms; MACs and parameters have none."""
 
 _METRIC_TOLERANCE = 1e-9
 
@@ -240,7 +238,7 @@ class Design:
         raw = read_bytes(path)
         try:
             content = json.loads(raw.decode("utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not a JSON file ({error})") from None
         design = cls.from_content(content, str(path))
         design.check(str(path))
@@ -249,18 +247,18 @@ class Design:
     @classmethod
     def from_content(cls, content: Any, source: str = "design") -> Design:
         """Build a design from parsed JSON without re-measuring it; raise :class:`InputError`."""
-        reader = _Reader(source, "", content)
+        reader = _Reader(source, "", content, _KEYS)
         if reader.values.get("format") != FORMAT:
             raise reader.fail("format", f"{FORMAT!r}")
-        image = reader.child("input")
+        image = reader.child("input", ("resolution", "channels"))
         stages = reader.get("stages", list, "a list of at least one stage")
         if not stages:
             raise reader.fail("stages", "a list of at least one stage")
         tail = reader.values.get("tail")
         certificate = reader.values.get("certificate")
         verification = reader.values.get("verification")
-        stem = reader.child("stem")
-        design = cls(
+        stem = reader.child("stem", _names(StemChoice))
+        return cls(
             name=reader.get("name", str, "a text"),
             spec_sha256=reader.get("spec_sha256", str, "a text"),
             convention=reader.choice("convention", CONVENTIONS),
@@ -282,21 +280,17 @@ class Design:
                     stage.integer("depth"),
                     stage.number("weight", least=0),
                 )
-                for stage in (_Reader(source, f"stages[{n}].", item) for n, item in enumerate(stages, start=1))
+                for stage in (
+                    _Reader(source, f"stages[{n}].", item, _names(StageChoice))
+                    for n, item in enumerate(stages, start=1)
+                )
             ),
-            tail=None if tail is None else reader.child("tail").integer("channels"),
+            tail=None if tail is None else reader.child("tail", ("channels",)).integer("channels"),
             classes=reader.integer("classes", least=0),
             metrics=reader.record("metrics", Metrics),
             certificate=None if certificate is None else reader.record("certificate", Certificate),
             verification=None if verification is None else reader.get("verification", dict, "an object"),
         )
-        known = ("format", "name", "spec_sha256", "convention", "input", "stem", "stages", "tail", "classes", "metrics")
-        for key in content:
-            if key not in (*known, "certificate", "verification"):
-                raise InputError(
-                    f"{source}: {key}: unknown key; allowed are {', '.join(known)}, certificate, verification"
-                )
-        return design
 
 
 def violations(spec: Spec, design: Design) -> list[str]:
@@ -367,12 +361,36 @@ def _whole(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "weight": int(weight) if weight == int(weight) else weight}
 
 
+_KEYS = (
+    "format",
+    "name",
+    "spec_sha256",
+    "convention",
+    "input",
+    "stem",
+    "stages",
+    "tail",
+    "classes",
+    "metrics",
+    "certificate",
+    "verification",
+)
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [item.name for item in dataclasses.fields(kind)]
+
+
 class _Reader:
     """One JSON object: typed look-ups that name file, key and value when they fail."""
 
-    def __init__(self, source: str, prefix: str, values: Any) -> None:
+    def __init__(self, source: str, prefix: str, values: Any, known: Iterable[str]) -> None:
         if not isinstance(values, dict):
             raise InputError(f"{source}: {prefix.rstrip('.') or 'content'}: must be a JSON object")
+        allowed = list(known)
+        for key in values:
+            if key not in allowed:
+                raise InputError(f"{source}: {prefix}{named(key)}: unknown key; allowed are {', '.join(allowed)}")
         self.source, self.prefix, self.values = source, prefix, values
 
     def fail(self, key: str, allowed: str) -> InputError:
@@ -386,8 +404,8 @@ class _Reader:
             raise self.fail(key, allowed)
         return value
 
-    def child(self, key: str) -> _Reader:
-        return _Reader(self.source, f"{self.prefix}{key}.", self.get(key, dict, "an object"))
+    def child(self, key: str, known: Iterable[str]) -> _Reader:
+        return _Reader(self.source, f"{self.prefix}{key}.", self.get(key, dict, "an object"), known)
 
     def choice(self, key: str, allowed: tuple[str, ...]) -> str:
         value = self.values.get(key)
@@ -404,14 +422,14 @@ class _Reader:
         return int(value)
 
     def number(self, key: str, *, least: float = -math.inf) -> float:
-        value = self.values.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < least:
+        value: Any = self.values.get(key)
+        if not finite(value) or value < least:
             raise self.fail(key, "a finite number" + (f" of at least {least}" if math.isfinite(least) else ""))
-        return value
+        return value  # type: ignore[no-any-return]
 
     def record(self, key: str, kind: type[Any]) -> Any:
         """A dataclass of texts, integers and numbers, read by its own annotations."""
-        reader = self.child(key)
+        reader = self.child(key, _names(kind))
         values: dict[str, Any] = {}
         for item in dataclasses.fields(kind):
             if item.type == "int":

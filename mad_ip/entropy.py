@@ -17,6 +17,7 @@ import numpy as np
 from mad_ip.blocks import Amount, Layer
 
 __all__ = [
+    "EFFECTIVENESS_TOLERANCE",
     "Level",
     "count",
     "depth_penalty",
@@ -29,6 +30,10 @@ __all__ = [
     "ratio",
     "uniformity",
 ]
+
+
+EFFECTIVENESS_TOLERANCE = 1e-12
+"""Relative slack on the effectiveness budget, for the rounding of logarithms; MACs and parameters have none."""
 
 
 @dataclass(frozen=True)

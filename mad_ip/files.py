@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import tomllib
@@ -10,7 +11,22 @@ from typing import Any
 
 from mad_ip.errors import InputError
 
-__all__ = ["read_bytes", "read_toml", "resource", "write_atomically"]
+__all__ = ["finite", "named", "read_bytes", "read_toml", "resource", "write_atomically"]
+
+
+def named(key: str) -> str:
+    """A key as it stands in a message, which must stay one line."""
+    return key if key.isprintable() else repr(key)
+
+
+def finite(value: object) -> bool:
+    """Whether a parsed value is a number (no boolean) that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -27,7 +43,8 @@ def read_toml(path: Path | str) -> tuple[dict[str, Any], bytes]:
     raw = read_bytes(path)
     try:
         return tomllib.loads(raw.decode("utf-8")), raw
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # ValueError: bad UTF-8, bad TOML, and integers beyond Python's limit of digits.
         raise InputError(f"{path}: not a TOML file ({error})") from None
 
 

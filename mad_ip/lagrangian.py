@@ -24,6 +24,7 @@ from scipy.optimize import linprog
 from mad_ip import paths
 from mad_ip.catalogue import Catalogue, Floats, Integers
 from mad_ip.depths import Window
+from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 
 __all__ = ["Bound", "Box", "Relaxation", "reduce"]
 
@@ -88,7 +89,7 @@ class Relaxation:
         self.bounded = [
             s for s, segment in enumerate(self.segments) if ratio is not None and segment.bounds_effectiveness
         ]
-        self.log_ratio = 0.0 if ratio is None else math.log(ratio)
+        self.log_ratio = 0.0 if ratio is None else math.log(ratio) + math.log1p(EFFECTIVENESS_TOLERANCE)
         self.stages = list(range(1, len(spec.stages) + 1))
         self.penalised = self.stages[spec.penalised] if window is not None else []
         low, high = paths.carried_bounds(catalogue)

@@ -6,6 +6,7 @@ The paper's own method is evolutionary (DeepMAD, section 5); here it only gives 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,7 +74,9 @@ class Population:
         if spec.objective.depth_penalty > 0:
             spread = len(depths) * (depths**2).sum(axis=0) - depths.sum(axis=0) ** 2
             uniformity = entropy.uniformity_of(spread, len(depths), spec.convention)
-            score = score - np.minimum(spec.objective.depth_penalty, 1e300) * uniformity
+            # A penalty beyond the largest float saturates there, as in entropy.depth_penalty.
+            largest = sys.float_info.max / spec.objective.depth_penalty
+            score = score - spec.objective.depth_penalty * np.minimum(uniformity, largest)
         for limit, value in ((spec.budget.macs, macs), (spec.budget.params, params), (spec.budget.layers, count)):
             if limit is not None:
                 violation += np.maximum(0.0, value / limit - 1) * (value > limit)
@@ -81,7 +84,7 @@ class Population:
             checked = [level for level in levels if level[0] > 0] if spec.convention == "tinynas" else levels[-1:]
             for _, _, _, carried, count in checked:
                 ratio = count / np.exp(carried / count) / spec.budget.effectiveness
-                violation += np.maximum(0.0, ratio - 1)
+                violation += np.maximum(0.0, ratio - 1) * (ratio > 1 + entropy.EFFECTIVENESS_TOLERANCE)
         return score, violation
 
 

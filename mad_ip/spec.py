@@ -7,6 +7,7 @@ Symbols (docs/formulation.md section 1): stages ``t = 1..M``; ``r_t`` output res
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mad_ip.errors import InputError
-from mad_ip.files import read_toml
+from mad_ip.files import finite, named, read_toml
 
 __all__ = [
     "CONVENTIONS",
@@ -256,8 +257,8 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-        return '"' + "".join(escapes.get(letter, letter) for letter in value) + '"'
+        # JSON's escapes are TOML's too, but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)
@@ -282,7 +283,9 @@ class _Reader:
         for key, value in self.values.items():
             if key not in self.known:
                 expected = ", ".join(sorted(self.known))
-                raise InputError(f"{self.source}: {self.prefix}{key} = {value!r}: unknown key; allowed are {expected}")
+                raise InputError(
+                    f"{self.source}: {self.prefix}{named(key)} = {value!r}: unknown key; allowed are {expected}"
+                )
 
     def get(self, key: str) -> Any:
         self.known.add(key)
@@ -347,8 +350,7 @@ class _Reader:
         value = self.get(key)
         if value is None:
             return default
-        finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not finite or value < 0 or (positive and value == 0):
+        if not finite(value) or value < 0 or (positive and value == 0):
             raise self.fail(key, "a finite number " + ("greater than 0" if positive else "of at least 0"))
         return value
 
@@ -359,8 +361,8 @@ class _Reader:
         if (
             not isinstance(value, list)
             or len(value) != 2
-            or not all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
-            or not 0 <= value[0] <= value[1] < math.inf
+            or not all(finite(item) for item in value)
+            or not 0 <= value[0] <= value[1]
         ):
             raise self.fail(key, "two finite numbers [low, high] with 0 <= low <= high")
         return float(value[0]), float(value[1])

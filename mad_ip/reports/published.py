@@ -95,7 +95,7 @@ def zoo_table(models: Iterable[tuple[Spec, Design]]) -> str:
                 _limit(budget.effectiveness),
                 f"{len(spec.stages)}: {grid}",
                 f"{certificate.options:,}",
-                f"{certificate.architectures:.2e}" if certificate.architectures > 1e7 else f"{certificate.architectures:,}",
+                f"{certificate.architectures:.2e}",
                 f"{design.metrics.score:,.2f}",
                 _depths(design),
                 f"{certificate.gap:.1e}",
@@ -151,7 +151,7 @@ def main() -> None:
 
 def _rewrite(path: Path, name: str, table: str) -> None:
     text = insert(read_bytes(path).decode("utf-8"), name, table, str(path))
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_atomically(path, text.encode())
 
 
 def _find(name: str) -> Path:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -99,7 +100,7 @@ def _folders(names: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _table(verdicts: Sequence[Verdict]) -> Table:
-    table = Table(title="Verification of the certified designs")
+    table = Table(title="Verification of the certified designs", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", overflow="fold")
     for header in ("architectures", "score", "bound", "gap"):
         table.add_column(header, justify="right", overflow="fold")
