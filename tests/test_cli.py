@@ -1,0 +1,102 @@
+"""The command line in processes of its own: exit codes, output, interruption, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mad_ip.design import Design, violations
+from mad_ip.spec import Spec
+
+MODELS = Path(__file__).parent.parent / "models"
+R18 = MODELS / "deepmad-r18" / "spec.toml"
+TOY = MODELS / "toy" / "spec.toml"
+MAD_IP = [sys.executable, "-c", "from mad_ip.cli import main; main()"]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*MAD_IP, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+
+
+def feasible(path: Path) -> Design:
+    """The design of an unfinished solve of R18: valid, feasible, with a bound, and alone in its folder."""
+    design = Design.load(path)
+    assert violations(Spec.load(R18), design) == []
+    assert design.certificate is not None
+    assert design.certificate.status == "feasible"
+    assert design.certificate.bound > design.metrics.score
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
+    return design
+
+
+def test_json_is_the_design_and_nothing_else() -> None:
+    done = run("solve", TOY, "--json", "--quiet")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    content = json.loads(done.stdout)
+    assert content["certificate"]["status"] == "optimal"
+    assert Design.from_content(content).to_json() == done.stdout
+
+
+def test_time_limit_leaves_a_feasible_design(tmp_path: Path) -> None:
+    done = run("solve", R18, "--time-limit", 3, "--out", tmp_path / "design.json", "--quiet")
+    assert done.returncode == 3, done.stderr
+    feasible(tmp_path / "design.json")
+    assert "not proven" in run("show", tmp_path / "design.json").stdout
+
+
+def test_interruption_leaves_a_feasible_design(tmp_path: Path) -> None:
+    arguments = [*MAD_IP, "solve", str(R18), "--out", str(tmp_path / "design.json")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "reduction" in line:
+                break
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 3
+    feasible(tmp_path / "design.json")
+
+
+def test_infeasible_names_the_budget_and_what_is_reachable(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text(R18.read_text().replace("macs = 1.82e9", "macs = 1e7"))
+    done = run("solve", spec, "--quiet", "--out", tmp_path / "design.json")
+    assert done.returncode == 4
+    assert "budget.macs cannot be met" in done.stderr
+    assert "params" in done.stderr
+    assert not (tmp_path / "design.json").exists()
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text(TOY.read_text().replace("resolution =", "resolutions ="))
+    for arguments in (["solve", spec], ["solve", tmp_path], ["show", tmp_path / "none.json"]):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"mad-ip: {arguments[1]}")
+        assert done.stderr.count("\n") == 1
+
+
+def test_torch_is_not_imported_by_solve_show_and_help() -> None:
+    for arguments in (["solve", str(TOY), "--quiet"], ["show", str(TOY)], ["--help"]):
+        code = (
+            "import sys; sys.argv[1:] = " + repr(arguments) + "\n"
+            "from mad_ip.cli import main\n"
+            "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+            "assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_build_checks_and_saves(tmp_path: Path) -> None:
+    done = run("build", MODELS / "toy" / "design.json", "--out", tmp_path / "net.pt")
+    assert done.returncode == 0, done.stderr
+    assert "measured as modelled" in done.stdout
+    assert (tmp_path / "net.pt").stat().st_size > 100_000
