@@ -144,7 +144,7 @@ def _print(content: object) -> None:
     # A pipe has no width of its own; wrapping a table at 80 columns would break its rows.
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    console.print(content)
+    console.print(content, soft_wrap=isinstance(content, str))
 
 
 @contextmanager

@@ -15,12 +15,12 @@ FOLDER = Path(__file__).parent.parent / "models" / "published"
 SECONDS = 4.0
 """Time limit of a comparison: a feasible design that is better suffices here, its proof is in models/README.md."""
 
-# name, MACs, parameters, effectiveness, entropy: measured on networks built by the authors' own toolbox.
+# name, MACs, parameters, effectiveness (None: not known), entropy: given with the task, not computed by this code.
 KNOWN = [
     ("deepmad-r18", 1_811_574_016, 11_826_088, 0.2991, 64240.41),
-    ("deepmad-r34", 3_634_913_856, 21_690_160, 0.3000, 86285.35),
-    ("deepmad-r50", 4_042_761_408, 25_441_144, 0.2998, 97838.55),
-    ("deepmad-29m-224", 4_324_042_160, 28_913_612, 0.4965, 38271.86),
+    ("deepmad-r34", 3_634_913_856, 21_690_160, None, 86285.35),
+    ("deepmad-r50", 4_042_761_408, 25_441_144, None, 97838.55),
+    ("deepmad-29m-224", 4_324_042_160, 28_913_612, None, 38271.86),
 ]
 
 
@@ -36,7 +36,8 @@ def test_all_seven_networks_load():
 def test_published_numbers(name, macs, params, effectiveness, entropy):
     metrics = Design.load(FOLDER / f"{name}.json").metrics
     assert (metrics.macs, metrics.params) == (macs, params)
-    assert metrics.effectiveness == pytest.approx(effectiveness, abs=5e-5)
+    if effectiveness is not None:
+        assert metrics.effectiveness == pytest.approx(effectiveness, abs=5e-5)
     assert metrics.entropy == pytest.approx(entropy, abs=5e-3)
 
 
