@@ -320,8 +320,8 @@ def _check_range(spec: Spec) -> None:
     for stage, size in zip(spec.stages, spec.resolutions, strict=False):
         c, m, k = max(stage.channels), max(stage.mid), max(stage.kernel)
         macs, params, _, _ = stage_quantities(stage, size, c_in, c, m, k, max(stage.depth))
-        # The shortcut of equal channels is free in these numbers; a projection never costs more than this.
-        total += max(macs, params) + c_in * c * size**2
+        # Equal channels have a free shortcut in these numbers; a projection never costs more than the last term.
+        total += max(macs, params, c_in * c * size**2)
         c_in = c
     width = c_in if spec.tail is None else max(spec.tail.channels)
     total += c_in * width * spec.resolutions[-1] ** 2 + width * (spec.input.classes + 1)

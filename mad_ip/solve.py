@@ -28,8 +28,8 @@ __all__ = ["InfeasibleError", "NoDesignError", "Report", "decode", "solve"]
 _SCORE_TOLERANCE = 1e-6
 """Largest relative difference between a solver's objective and the recomputed score."""
 
-_PRECISION = 1e-9
-"""Floating-point bounds prove no smaller gap than this; it counts as zero."""
+_PRECISION = 1e-8
+"""A solver's tolerance of 1e-6 lets it prove no smaller gap than this (1e-6 in score); it counts as zero."""
 
 _CUTOFF = 1e-9
 """How far below the incumbent, relatively, options are still kept."""
@@ -202,7 +202,7 @@ class _Solve:
         certificate = Certificate(
             backend=self.backend.name,
             version=self.backend.version,
-            status="optimal" if gap <= max(self.gap, _PRECISION) else "feasible",
+            status="optimal" if gap <= self.gap or bound - score <= _PRECISION * max(100.0, abs(score)) else "feasible",
             bound=bound,
             gap=gap,
             seconds=round(self._elapsed(), 3),
