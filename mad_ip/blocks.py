@@ -98,21 +98,20 @@ def _inverted_se(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, siz
 class Family:
     """``layers`` builds one block in forward order; ``activation`` is a torch.nn class name.
 
-    ``activated_sum``: an activation follows the residual sum. ``projects``: where identity does not serve, the
-    shortcut is a projection; otherwise it is left out.
+    ``activated_sum``: an activation follows the residual sum. Where identity does not serve, the shortcut is the layer
+    of role "shortcut", or none when the block has no such layer.
     """
 
     layers: Callable[[Amount, Amount, Amount, Amount, int, int], tuple[Layer, ...]]
     activation: str
     activated_sum: bool
-    projects: bool
 
 
 FAMILIES: dict[str, Family] = {
-    "basic": Family(_basic, "ReLU", activated_sum=True, projects=True),
-    "bottleneck": Family(_bottleneck, "ReLU", activated_sum=True, projects=True),
-    "inverted": Family(_inverted, "SiLU", activated_sum=False, projects=False),
-    "inverted_se": Family(_inverted_se, "SiLU", activated_sum=False, projects=False),
+    "basic": Family(_basic, "ReLU", activated_sum=True),
+    "bottleneck": Family(_bottleneck, "ReLU", activated_sum=True),
+    "inverted": Family(_inverted, "SiLU", activated_sum=False),
+    "inverted_se": Family(_inverted_se, "SiLU", activated_sum=False),
 }
 
 

@@ -93,12 +93,8 @@ def ratio(depth: Any, log_width: Any) -> Any:
 
 def effectiveness(levels: Sequence[Level], convention: str) -> float:
     """``rho`` of the whole network; in ``tinynas`` the largest over the levels with weight > 0 (0 if none)."""
-    if convention == "tinynas":
-        return max(
-            (level.depth / math.exp(level.log_width / level.depth) for level in levels if level.weight > 0), default=0.0
-        )
-    last = levels[-1]
-    return last.depth / math.exp(last.log_width / last.depth)
+    bounded = [level for level in levels if level.weight > 0] if convention == "tinynas" else levels[-1:]
+    return max((float(ratio(level.depth, level.log_width)) for level in bounded), default=0.0)
 
 
 def effectiveness_floor(depth: Any, bound: float) -> Any:

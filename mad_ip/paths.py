@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mad_ip import entropy
 from mad_ip.catalogue import Catalogue, Floats, Segment
 
 __all__ = ["LINEAR_BUDGETS", "carried_bounds", "least", "smallest_effectiveness", "within_budgets"]
@@ -71,7 +72,7 @@ def least(catalogue: Catalogue, budget: str) -> int:
 
 
 def within_budgets(catalogue: Catalogue) -> Catalogue:
-    """Drop the options that no path within each single linear budget takes."""
+    """Drop the options that no path within each single linear budget takes; all, if none has the effectiveness."""
     limits = {budget: getattr(catalogue.spec.budget, budget) for budget in LINEAR_BUDGETS}
     for budget, limit in limits.items():
         if limit is None or catalogue.is_empty:
@@ -84,6 +85,12 @@ def within_budgets(catalogue: Catalogue) -> Catalogue:
             # Exact: the sums are integers below 2**53.
             masks.append(-(rest + values[index]) <= limit)
         catalogue = catalogue.keep(masks)
+    ratio = catalogue.spec.budget.effectiveness
+    if ratio is not None and not catalogue.is_empty:
+        # Decided exactly here: a solver would accept, one by one, all paths that miss it by less than its tolerance.
+        reachable = _attainable_effectiveness(catalogue, ratio * (1 + entropy.EFFECTIVENESS_TOLERANCE))
+        if reachable is None:
+            return catalogue.keep([np.zeros(len(segment), bool) for segment in catalogue.segments])
     return catalogue
 
 
@@ -157,9 +164,8 @@ def _attainable_effectiveness(catalogue: Catalogue, bound: float) -> float | Non
                 origin = np.broadcast_to(ratio[source, None, : total - layers], arriving.shape)
                 passed[:, layers:][better] = origin[better]
         if segment.bounds_effectiveness:
-            reached = np.isfinite(after) & (depth > 0)
-            here = np.full(after.shape, np.inf)
-            np.divide(depth, np.exp(after / np.maximum(depth, 1)), out=here, where=reached)
+            with np.errstate(divide="ignore"):
+                here = entropy.ratio(np.maximum(depth, 1), after)
             after[here > bound] = -np.inf
             passed = np.maximum(passed, here)
         widest, ratio, previous = after, passed, segment.nodes

@@ -83,7 +83,7 @@ class Population:
         if spec.budget.effectiveness is not None:
             checked = [level for level in levels if level[0] > 0] if spec.convention == "tinynas" else levels[-1:]
             for _, _, _, carried, count in checked:
-                ratio = count / np.exp(carried / count) / spec.budget.effectiveness
+                ratio = entropy.ratio(count, carried) / spec.budget.effectiveness
                 violation += np.maximum(0.0, ratio - 1) * (ratio > 1 + entropy.EFFECTIVENESS_TOLERANCE)
         return score, violation
 
@@ -101,6 +101,9 @@ def first_incumbent(
             break
         row = _polish(population, _evolve(population, generator, stop), stop)
         score, violation = population.evaluate(row[None])
+        if violation[0] == 0 and score[0] == best_score:
+            # Two islands that climb to the same top have most likely found the highest.
+            break
         if violation[0] == 0 and score[0] > best_score:
             best, best_score = row, float(score[0])
     return None if best is None else _path(catalogue, population, best)

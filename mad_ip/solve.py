@@ -37,7 +37,7 @@ _CUTOFF = 1e-9
 _SOLVER_GAP = 1e-3
 """The solver's gap as a share of the asked one: designs closer than that would be picked arbitrarily."""
 
-_REDUCE_ABOVE = 1000
+_REDUCE_ABOVE = 100
 """Options up to which the MILP alone is as fast as with a reduction before it."""
 
 _FEASIBILITY_BOXES = 40
@@ -197,7 +197,8 @@ class _Solve:
     def _certified(self, everything: Catalogue) -> Design:
         assert self.design is not None
         score = self.design.metrics.score
-        bound = max(self.bound, score)
+        # The reduction computes with NumPy numbers.
+        bound = float(max(self.bound, score))
         gap = relative_gap(score, bound)
         certificate = Certificate(
             backend=self.backend.name,
@@ -386,4 +387,4 @@ def _smallest(everything: Catalogue, budget: str) -> float:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.12g}"

@@ -165,17 +165,17 @@ class Spec:
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, source: str = "spec", sha256: str = "") -> Spec:
         """Build a spec from a parsed TOML table; raise :class:`InputError`."""
-        top = _Reader(source, "", table)
-        image = top.table("input")
-        stem = top.table("stem")
-        stages = top.tables("stage")
+        top = _Reader(source, "", table, _SECTIONS)
+        image = top.table("input", Input)
+        stem = top.table("stem", Stem)
+        stages = top.tables("stage", Stage)
         strides = [stage.integer("stride", allowed=(1, 2)) for stage in stages]
         weights = default_weights(strides)
-        tail = top.table("tail", optional=True)
-        budget = top.table("budget", optional=True)
-        objective = top.table("objective", optional=True)
-        space = top.table("space", optional=True)
-        spec = cls(
+        tail = top.table("tail", Tail, optional=True)
+        budget = top.table("budget", Budget, optional=True)
+        objective = top.table("objective", Objective, optional=True)
+        space = top.table("space", Space, optional=True)
+        return cls(
             name=top.text("name"),
             convention=top.choice("convention", CONVENTIONS, default="paper"),
             input=Input(
@@ -212,9 +212,6 @@ class Spec:
             source=source,
             sha256=sha256,
         )
-        for reader in (top, image, stem, *stages, tail, budget, objective, space):
-            reader.finish()
-        return spec
 
     def to_toml(self) -> str:
         """Write the spec as TOML text that :meth:`load` reads back to an equal spec."""
@@ -264,14 +261,27 @@ def _toml(value: object) -> str:
     return repr(value)
 
 
+_SECTIONS = ("name", "convention", "input", "budget", "objective", "space", "stem", "stage", "tail")
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [item.name for item in fields(kind)]
+
+
 class _Reader:
     """One table of the file: typed look-ups that name file, key and value when they fail."""
 
-    def __init__(self, source: str, prefix: str, table: Mapping[str, Any]) -> None:
+    def __init__(self, source: str, prefix: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
+        allowed = sorted(known)
+        # Before any look-up: a misspelt key is that, not a missing one.
+        for key, value in table.items():
+            if key not in allowed:
+                raise InputError(
+                    f"{source}: {prefix}{named(key)} = {value!r}: unknown key; allowed are {', '.join(allowed)}"
+                )
         self.source = source
         self.prefix = prefix
         self.values = table
-        self.known: set[str] = set()
 
     def fail(self, key: str, allowed: str) -> InputError:
         name = f"{self.prefix}{key}"
@@ -279,40 +289,29 @@ class _Reader:
             return InputError(f"{self.source}: {name} = {self.values[key]!r}: must be {allowed}")
         return InputError(f"{self.source}: {name} is missing: must be {allowed}")
 
-    def finish(self) -> None:
-        for key, value in self.values.items():
-            if key not in self.known:
-                expected = ", ".join(sorted(self.known))
-                raise InputError(
-                    f"{self.source}: {self.prefix}{named(key)} = {value!r}: unknown key; allowed are {expected}"
-                )
-
-    def get(self, key: str) -> Any:
-        self.known.add(key)
-        return self.values.get(key)
-
-    def table(self, key: str, *, optional: bool = False) -> _Reader:
-        value = self.get(key)
+    def table(self, key: str, kind: type[Any], *, optional: bool = False) -> _Reader:
+        value = self.values.get(key)
         if value is None and optional:
             value = {}
         if not isinstance(value, Mapping):
             raise self.fail(key, f"a table [{key}]")
-        return _Reader(self.source, f"{self.prefix}{key}.", value)
+        return _Reader(self.source, f"{self.prefix}{key}.", value, _names(kind))
 
-    def tables(self, key: str) -> list[_Reader]:
-        value = self.get(key)
+    def tables(self, key: str, kind: type[Any]) -> list[_Reader]:
+        value = self.values.get(key)
         if not isinstance(value, list) or not value or not all(isinstance(item, Mapping) for item in value):
             raise self.fail(key, f"one or more tables [[{key}]]")
-        return [_Reader(self.source, f"{self.prefix}{key}[{n}].", item) for n, item in enumerate(value, start=1)]
+        known = _names(kind)
+        return [_Reader(self.source, f"{self.prefix}{key}[{n}].", item, known) for n, item in enumerate(value, start=1)]
 
     def text(self, key: str) -> str:
-        value = self.get(key)
+        value = self.values.get(key)
         if not isinstance(value, str) or not value.strip():
             raise self.fail(key, "a text that is not empty")
         return value
 
     def choice(self, key: str, allowed: tuple[str, ...], *, default: str | None = None) -> str:
-        value = self.get(key)
+        value = self.values.get(key)
         if value is None and default is not None:
             return default
         if value not in allowed:
@@ -320,7 +319,7 @@ class _Reader:
         return str(value)
 
     def boolean(self, key: str, *, default: bool) -> bool:
-        value = self.get(key)
+        value = self.values.get(key)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -336,7 +335,7 @@ class _Reader:
         allowed: tuple[int, ...] | None = None,
         default: int | None = None,
     ) -> int:
-        value = self.get(key)
+        value: Any = self.values.get(key)
         if value is None and default is not None:
             return default
         if allowed is not None and (not _is_integer(value) or value not in allowed):
@@ -347,7 +346,7 @@ class _Reader:
 
     def number(self, key: str, *, positive: bool = False, default: float | None = None) -> Any:
         """A finite number, positive or at least 0; ``default`` (``None``: no limit) when the key is absent."""
-        value = self.get(key)
+        value = self.values.get(key)
         if value is None:
             return default
         if not finite(value) or value < 0 or (positive and value == 0):
@@ -355,7 +354,7 @@ class _Reader:
         return value
 
     def interval(self, key: str) -> tuple[float, float] | None:
-        value = self.get(key)
+        value = self.values.get(key)
         if value is None:
             return None
         if (
@@ -369,7 +368,7 @@ class _Reader:
 
     def domain(self, key: str, *, odd: bool = False) -> Domain:
         """The sorted distinct values of an integer, a list, or ``{min, max, step}`` (inclusive)."""
-        value = self.get(key)
+        value = self.values.get(key)
         numbers: list[Any] | range
         if _is_integer(value):
             numbers = [value]
@@ -387,10 +386,9 @@ class _Reader:
         return tuple(sorted(set(numbers)))
 
     def _range(self, key: str, value: Mapping[str, Any]) -> range:
-        reader = _Reader(self.source, f"{self.prefix}{key}.", value)
+        reader = _Reader(self.source, f"{self.prefix}{key}.", value, ("min", "max", "step"))
         low, high = reader.integer("min"), reader.integer("max")
         step = reader.integer("step", default=1)
-        reader.finish()
         if (high - low) // step >= 1_000_000:
             raise self.fail(key, "a range of at most a million values")
         return range(low, high + 1, step)
