@@ -31,6 +31,7 @@ zoo: $(READY)
 	for model in $(ZOO); do \
 	  $(BIN)/mad-ip solve models/$$model/spec.toml --out models/$$model/design.json || exit 1; \
 	done
+	$(BIN)/python -m mad_ip.reports.picture
 	$(BIN)/python -m mad_ip.reports.published
 
 bench: $(READY)
