@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from mad_ip.cli import main
 from mad_ip.design import Design, violations
 from mad_ip.spec import Spec
 
@@ -100,3 +103,65 @@ def test_build_checks_and_saves(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "measured as modelled" in done.stdout
     assert (tmp_path / "net.pt").stat().st_size > 100_000
+
+
+BAD_SPECS = {
+    "unknown key": ("macs = 1.82e9", "mac = 1.82e9", "budget.mac"),
+    "missing stage": ("[[stage]]", "[[tail]]", "stage is missing"),
+    "empty domain": ("kernel = [3, 5]", "kernel = []", "stage[1].kernel"),
+    "even kernel": ("kernel = [3, 5]", "kernel = [4]", "stage[1].kernel"),
+    "kernel larger than the feature map": ("kernel = [3, 5]", "kernel = [9]", "stage[5].kernel"),
+    "resolution": ("resolution = 224", "resolution = 225", "input.resolution"),
+    "negative budget": ("macs = 1.82e9", "macs = -1.82e9", "budget.macs"),
+    "not a number": ("macs = 1.82e9", "macs = nan", "budget.macs"),
+    "mid_ratio that empties a stage": ("[stem]", "[space]\nmid_ratio = [30, 40]\n[stem]", "space.mid_ratio"),
+    "monotone that empties the path": ("channels = [16", "channels = [4096] #", "space.monotone"),
+    "not TOML": ("[stem]", "[stem", "not a TOML file"),
+}
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that ``mad-ip`` leaves on standard error with exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["mad-ip", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    return output.err
+
+
+@pytest.mark.parametrize("case", BAD_SPECS)
+def test_a_bad_spec_names_file_and_key(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new, key = BAD_SPECS[case]
+    good = R18.read_text()
+    assert old in good
+    spec, out = tmp_path / "spec.toml", tmp_path / "design.json"
+    spec.write_text(good.replace(old, new))
+    line = refused(monkeypatch, capsys, "solve", spec, "--out", out)
+    assert line.startswith(f"mad-ip: {spec}: ")
+    assert key in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("format", "mad-ip/design/2"), ("metrics", {"macs": 1}), ("stages", []), ("more", 1)]
+)
+def test_a_bad_design_names_file_and_key(
+    key: str,
+    value: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = json.loads((MODELS / "toy" / "design.json").read_text())
+    content[key] = {**content[key], **value} if isinstance(value, dict) else value
+    design = tmp_path / "design.json"
+    design.write_text(json.dumps(content))
+    for command in ("show", "build"):
+        line = refused(monkeypatch, capsys, command, design)
+        assert line.startswith(f"mad-ip: {design}: ")
+        assert key in line
