@@ -43,6 +43,9 @@ _REDUCE_ABOVE = 100
 _FEASIBILITY_BOXES = 40
 """Boxes of depths looked at before the MILP decides whether a spec is feasible."""
 
+_EXPLANATION = 60.0
+"""Seconds spent on naming the fewest budgets that conflict, once a spec is known to be infeasible."""
+
 Path = tuple[int, ...]
 
 
@@ -357,15 +360,24 @@ def least_spread(
 
 
 def explain(spec: Spec, everything: Catalogue, profile: Profile, stopped: Callable[[], bool] = lambda: False) -> str:
-    """Which budgets conflict, and the smallest reachable value of each on its own, in one sentence."""
+    """Which budgets conflict, and the smallest reachable value of each on its own, in one sentence.
+
+    The conflict is made as small as :data:`_EXPLANATION` seconds allow.
+    """
     limits = {key: value for key, value in dataclasses.asdict(spec.budget).items() if value is not None}
     least = {key: _smallest(everything, key) for key in limits}
     conflict = [key for key, limit in limits.items() if least[key] > limit]
     if not conflict:
         conflict = list(limits)
+        end = time.perf_counter() + _EXPLANATION
+
+        def tired() -> bool:
+            return stopped() or time.perf_counter() > end
+
         for key in limits:
             fewer = [other for other in conflict if other != key]
-            if stopped() or not _reachable(everything, fewer, profile, stopped):
+            # One budget alone is reachable, as its smallest value shows.
+            if len(fewer) > 1 and not tired() and _unreachable(everything, fewer, profile, tired):
                 conflict = fewer
     reachable = ", ".join(f"{key} {_number(least[key])} (budget {_number(limits[key])})" for key in limits)
     which = " and ".join(f"budget.{key}" for key in conflict)
@@ -373,11 +385,17 @@ def explain(spec: Spec, everything: Catalogue, profile: Profile, stopped: Callab
     return f"{spec.source}: infeasible: {which} {verb}; the smallest reachable value of each alone is {reachable}"
 
 
-def _reachable(everything: Catalogue, budgets: list[str], profile: Profile, stopped: Callable[[], bool]) -> bool:
+def _unreachable(everything: Catalogue, budgets: list[str], profile: Profile, stopped: Callable[[], bool]) -> bool:
+    """Whether it is proven that no design meets these budgets of the spec."""
     spec = everything.spec
     budget = Budget(**{key: getattr(spec.budget, key) for key in budgets})
     relaxed = dataclasses.replace(everything, spec=dataclasses.replace(spec, budget=budget))
-    return least_spread(paths.within_budgets(relaxed), profile, stopped) is not None
+    catalogue = paths.within_budgets(relaxed)
+    if catalogue.is_empty:
+        return True
+    if search.first_incumbent(catalogue, 0, stopped) is not None:
+        return False
+    return least_spread(catalogue, profile, stopped) is None and not stopped()
 
 
 def _smallest(everything: Catalogue, budget: str) -> float:
