@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mad_ip import catalogue as catalogues
-from mad_ip import depths, entropy, lagrangian, paths, search
+from mad_ip import depths, entropy, paths, search
 from mad_ip.backends import Limits, Profile, Progress, compile_model, load_backend, solve_apart
 from mad_ip.catalogue import Catalogue
 from mad_ip.depths import Window
 from mad_ip.design import Certificate, Design, StageChoice, StemChoice, violations
 from mad_ip.errors import InternalError, MadIpError
+from mad_ip.reduction import reduce
 from mad_ip.spec import Budget, Spec
 
 __all__ = ["InfeasibleError", "NoDesignError", "Report", "decode", "solve"]
@@ -236,7 +237,7 @@ class _Solve:
             return self.stopped()
 
         if len(catalogue) > _REDUCE_ABOVE:
-            reduction = lagrangian.reduce(catalogue, window, cutoff, watch=follow)
+            reduction = reduce(catalogue, window, cutoff, watch=follow)
             self.bound = min(self.bound, max(reduction.bound, self._score))
             # The incumbent's own options pass the cutoff up to rounding; they are the start, whatever their bound says.
             for mask, option in zip(reduction.masks, path, strict=True):
@@ -335,7 +336,7 @@ def least_spread(
     masks = [np.ones(len(segment), bool) for segment in catalogue.segments]
     if len(catalogue) > _REDUCE_ABOVE:
         # Entropies are not negative: what cannot pass -1 cannot be feasible.
-        reduction = lagrangian.reduce(catalogue, None, -1.0, boxes=_FEASIBILITY_BOXES, watch=lambda _: stopped())
+        reduction = reduce(catalogue, None, -1.0, boxes=_FEASIBILITY_BOXES, watch=lambda _: stopped())
         masks = catalogue.linked(reduction.masks)
     reduced = catalogue.keep(masks)
     if reduced.is_empty or stopped():

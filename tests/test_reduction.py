@@ -17,11 +17,11 @@ from test_catalogue import catalogue_paths
 
 import mad_ip.solve
 from mad_ip import catalogue as catalogues
-from mad_ip import depths, entropy, lagrangian, paths
+from mad_ip import depths, entropy, paths
 from mad_ip.backends import load_backend
 from mad_ip.catalogue import Catalogue
 from mad_ip.depths import Window
-from mad_ip.lagrangian import Box, Relaxation
+from mad_ip.reduction import Bound, Box, Relaxation, reduce
 from mad_ip.spec import Spec
 
 QUICK = settings(
@@ -111,7 +111,7 @@ def prepared(spec: Spec) -> tuple[Paths, Relaxation, Box] | None:
     return Paths(catalogue), relaxation, whole
 
 
-def priced(every: Paths, relaxation: Relaxation, box: Box, bound: lagrangian.Bound) -> tuple[Floats, Floats]:
+def priced(every: Paths, relaxation: Relaxation, box: Box, bound: Bound) -> tuple[Floats, Floats]:
     """The priced objective of every path, term by term, and the magnitude of its terms."""
     spec = every.catalogue.spec
     multipliers = list(bound.multipliers)
@@ -258,10 +258,10 @@ def test_reduce_keeps_every_optimum_and_bounds_it(spec: Spec, seed: int) -> None
     boxes, stops = random.choice([0, 1, 5, 600]), random.random() < 0.2
     optimum = float(every.score[every.feasible].max(initial=-math.inf))
     if optimum == -math.inf:
-        lagrangian.reduce(catalogue, window, -1e300, boxes=5)
+        reduce(catalogue, window, -1e300, boxes=5)
         return
     cutoff = optimum - 1e-9 * abs(optimum)
-    reduction = lagrangian.reduce(catalogue, window, cutoff, boxes=boxes, watch=lambda _: stops)
+    reduction = reduce(catalogue, window, cutoff, boxes=boxes, watch=lambda _: stops)
     assert reduction.bound >= optimum
     assert reduction.boxes <= boxes
     best = np.flatnonzero(every.feasible & (every.score > cutoff))
@@ -270,7 +270,7 @@ def test_reduce_keeps_every_optimum_and_bounds_it(spec: Spec, seed: int) -> None
         assert mask[every.option[best, s]].all(), s
     # Above the optimum there is nothing: what is left is nothing, or has a bound above the cutoff.
     above = optimum + 1e-6 * abs(optimum) + 1e-9
-    empty = lagrangian.reduce(catalogue, window, above)
+    empty = reduce(catalogue, window, above)
     assert empty.bound == -math.inf or empty.bound > above
     assert empty.bound > above or not any(mask.any() for mask in empty.masks)
 
@@ -323,10 +323,10 @@ def test_a_cutoff_far_above_leaves_nothing_and_the_optimum_little() -> None:
     assert ready is not None
     every, relaxation, _ = ready
     optimum = float(every.score[every.feasible].max())
-    nothing = lagrangian.reduce(every.catalogue, relaxation.window, 2 * optimum)
+    nothing = reduce(every.catalogue, relaxation.window, 2 * optimum)
     assert nothing.bound == -math.inf
     assert not any(mask.any() for mask in nothing.masks)
-    little = lagrangian.reduce(every.catalogue, relaxation.window, optimum * (1 - 1e-9))
+    little = reduce(every.catalogue, relaxation.window, optimum * (1 - 1e-9))
     assert sum(int(mask.sum()) for mask in little.masks) < 0.5 * len(every.catalogue)
     assert little.bound < 1.05 * optimum
 
