@@ -25,6 +25,7 @@ from mad_ip import paths
 from mad_ip.catalogue import Catalogue, Floats, Integers
 from mad_ip.depths import Window
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
+from mad_ip.lagrangian.envelope import Lines, envelope
 
 __all__ = ["Bound", "Box", "Relaxation", "reduce"]
 
@@ -56,15 +57,6 @@ class Bound:
     slack: Floats
     tangents: tuple[float, ...]
     depths: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """Padded lines of every node, ``(nodes, lines)``; ``origin`` is the candidate each came from."""
-
-    slope: Floats
-    intercept: Floats
-    origin: Integers
 
 
 class Relaxation:
@@ -259,11 +251,11 @@ class Relaxation:
         position = int(np.argmin(values))
         return float(values[position]), float(variances[position])
 
-    def _backward(self, prices: list[Floats], slopes: list[float]) -> list[_Lines]:
+    def _backward(self, prices: list[Floats], slopes: list[float]) -> list[Lines]:
         """Lines of the value-to-go at every node of every segment, as functions of the log-width there."""
         last = self.segments[-1]
         slope = (last.gain + slopes[-1])[:, None]
-        lines = [_Lines(slope, np.zeros_like(slope), np.zeros(slope.shape, np.int64))]
+        lines = [Lines(slope, np.zeros_like(slope), np.zeros(slope.shape, np.int64))]
         for s in range(len(self.segments) - 1, 0, -1):
             slope, intercept = self._through(s, prices[s], lines[-1])
             group = self.groups[s]
@@ -273,17 +265,17 @@ class Relaxation:
             slopes_at = (candidates[0] + own).reshape(flat)
             intercepts_at = np.where(group.exists[:, :, None], candidates[1], -np.inf).reshape(flat)
             low, high = self.carried[s]
-            lines.append(_envelope(slopes_at, intercepts_at, low, high))
+            lines.append(envelope(slopes_at, intercepts_at, low, high))
         return lines[::-1]
 
-    def _through(self, s: int, prices: Floats, ahead: _Lines) -> tuple[Floats, Floats]:
+    def _through(self, s: int, prices: Floats, ahead: Lines) -> tuple[Floats, Floats]:
         """For every pair and every line ahead of it, slope and intercept before the pair, (pairs, lines)."""
         segment = self.segments[s]
         slope, intercept = ahead.slope[segment.pair_node], ahead.intercept[segment.pair_node]
         values = slope[segment.pair] * segment.log_width[:, None] - prices[:, None]
         return slope, intercept + np.maximum.reduceat(values, segment.starts, axis=0)
 
-    def _best(self, prices: list[Floats], lines: list[_Lines]) -> tuple[float, list[int]]:
+    def _best(self, prices: list[Floats], lines: list[Lines]) -> tuple[float, list[int]]:
         """The largest value of a path, and its options."""
         _, intercept = self._through(0, prices[0], lines[0])
         pair, line = np.unravel_index(int(np.argmax(intercept)), intercept.shape)
@@ -324,7 +316,7 @@ class Relaxation:
         lines = self._backward(prices, slopes)
         bounds = []
         # Points (S, value so far) of the best prefixes, per source; as lines in the slope ahead.
-        prefix = _Lines(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 1), np.int64))
+        prefix = Lines(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 1), np.int64))
         for s, segment in enumerate(self.segments):
             ahead = lines[s]
             slope, intercept = ahead.slope[segment.pair_node], ahead.intercept[segment.pair_node]
@@ -344,7 +336,7 @@ class Relaxation:
                 real = np.isfinite(ahead.intercept)
                 least = np.where(real, ahead.slope, np.inf).min(axis=1) - own
                 most = np.where(real, ahead.slope, -np.inf).max(axis=1) - own
-                prefix = _envelope(points, values, least, most)
+                prefix = envelope(points, values, least, most)
         return bounds
 
     def minimise(self, box: Box, start: Floats, *, cutoff: float = -math.inf, evaluations: int = 60) -> Bound:
@@ -416,37 +408,6 @@ def _per_source(segment: Any, low: Floats, high: Floats) -> tuple[Floats, Floats
     np.minimum.at(least, segment.pair_source, low)
     np.maximum.at(most, segment.pair_source, high)
     return least, most
-
-
-def _envelope(slopes: Floats, intercepts: Floats, low: Floats, high: Floats) -> _Lines:
-    """Per row, the lines that are maximal somewhere on ``[low, high]``, from left to right, padded.
-
-    Walks all rows together: from the best line at a point to the line of larger slope that meets it first. Lines with
-    intercept minus infinity do not exist; a row without any keeps one of them.
-    """
-    rows = np.arange(len(slopes))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = intercepts + slopes * low[:, None]
-        # Of equal values at the left end the steepest line is the best just after it.
-        current = np.where(values >= values.max(axis=1, keepdims=True), slopes, -np.inf).argmax(axis=1)
-        active = np.ones(len(slopes), bool)
-        chosen, used = [current], [active]
-        while True:
-            rise = slopes - slopes[rows, current][:, None]
-            fall = intercepts[rows, current][:, None] - intercepts
-            meeting = np.where(rise > 0, fall / rise, np.inf)
-            nearest = meeting.min(axis=1)
-            active = active & (nearest < high)
-            if not active.any():
-                break
-            following = np.where(meeting <= nearest[:, None], slopes, -np.inf).argmax(axis=1)
-            current = np.where(active, following, current)
-            chosen.append(current)
-            used.append(active)
-    origin = np.stack(chosen, axis=1)
-    exists = np.stack(used, axis=1)
-    kept = np.take_along_axis(intercepts, origin, axis=1)
-    return _Lines(np.take_along_axis(slopes, origin, axis=1), np.where(exists, kept, -np.inf), origin)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""Parts of a spec's space: for every segment the values that each choice may still take."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from mad_ip.spec import Domain, Spec
+
+__all__ = ["AXES", "Axis", "Box", "spreads", "whole"]
+
+Axis: TypeAlias = Literal["channels", "mid", "kernel", "depth"]
+
+AXES: tuple[Axis, ...] = ("channels", "mid", "kernel", "depth")
+
+_TABLE = 10**8
+_LATTICE = 10**5
+
+
+@dataclass(frozen=True)
+class Box:
+    """Ascending values of every choice, one tuple for each segment (stem, stages, tail); 1 where there is no choice.
+
+    The depths of the segments in ``penalised`` (a range of segments) add up to a total from ``first`` to ``last``.
+    """
+
+    channels: tuple[Domain, ...]
+    mid: tuple[Domain, ...]
+    kernel: tuple[Domain, ...]
+    depth: tuple[Domain, ...]
+    penalised: tuple[int, ...]
+    first: int
+    last: int
+
+    def tightened(self) -> Box | None:
+        """The box without the depths that no admissible total allows; ``None`` when nothing is left."""
+        depth, first, last = list(self.depth), self.first, self.last
+        while self.penalised:
+            before = first, last, *depth
+            first = max(first, sum(depth[s][0] for s in self.penalised))
+            last = min(last, sum(depth[s][-1] for s in self.penalised))
+            for s in self.penalised:
+                others = [depth[r] for r in self.penalised if r != s]
+                low, high = first - sum(d[-1] for d in others), last - sum(d[0] for d in others)
+                depth[s] = tuple(value for value in depth[s] if low <= value <= high)
+                if not depth[s]:
+                    return None
+            if before == (first, last, *depth):
+                break
+        if first > last or not all(all(getattr(self, axis)) for axis in AXES):
+            return None
+        return dataclasses.replace(self, depth=tuple(depth), first=first, last=last)
+
+    def restricted(self, axis: Axis, segment: int, values: Domain) -> Box:
+        """The box with other values of one choice."""
+        domains = getattr(self, axis)
+        changed: dict[str, Any] = {axis: (*domains[:segment], values, *domains[segment + 1 :])}
+        return dataclasses.replace(self, **changed)
+
+    def split(self, axis: Axis | Literal["total"], segment: int, at: int) -> tuple[Box, Box]:
+        """The parts with values up to and above ``at`` of one choice, or of the total of the penalised depths."""
+        if axis == "total":
+            return dataclasses.replace(self, last=min(self.last, at)), dataclasses.replace(
+                self, first=max(self.first, at + 1)
+            )
+        values = getattr(self, axis)[segment]
+        low, high = tuple(v for v in values if v <= at), tuple(v for v in values if v > at)
+        return self.restricted(axis, segment, low), self.restricted(axis, segment, high)
+
+
+def whole(spec: Spec) -> Box:
+    """The whole space of a spec."""
+    one: Domain = (1,)
+    stages = spec.stages
+    tail = () if spec.tail is None else (spec.tail.channels,)
+    ends = (one,) * len(tail)
+    penalised = tuple(range(1, len(stages) + 1))[spec.penalised] if spec.objective.depth_penalty > 0 else ()
+    return Box(
+        channels=(spec.stem.channels, *(stage.channels for stage in stages), *tail),
+        mid=(one, *(stage.mid for stage in stages), *ends),
+        kernel=(one, *(stage.kernel for stage in stages), *ends),
+        depth=(one, *(stage.depth for stage in stages), *ends),
+        penalised=penalised,
+        first=0,
+        last=sum(stages[s - 1].depth[-1] for s in penalised),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def spreads(domains: tuple[Domain, ...], first: int, last: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """All values of ``n^2 Var = n sum L^2 - (sum L)^2`` for depths with a sum from ``first`` to ``last``.
+
+    For domains too deep to list them, all integers up to where ``exp`` of the deviation dwarfs every entropy.
+    """
+    number = len(domains)
+    most = sum(domain[-1] for domain in domains)
+    squares = sum(domain[-1] ** 2 for domain in domains)
+    if most * squares > _TABLE:
+        return np.arange(_LATTICE)
+    # Whether a sum (row) and a sum of squares (column) can be attained.
+    attained = np.zeros((most + 1, squares + 1), bool)
+    attained[0, 0] = True
+    for domain in domains:
+        following = np.zeros_like(attained)
+        for depth in domain:
+            following[depth:, depth**2 :] |= attained[: most + 1 - depth, : squares + 1 - depth**2]
+        attained = following
+    total, square = np.nonzero(attained[max(0, first) : last + 1])
+    return np.unique(number * square - (total + max(0, first)) ** 2)

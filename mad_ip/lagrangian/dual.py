@@ -1,0 +1,81 @@
+"""Good multipliers for a box: cutting planes in a trust region."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linprog
+
+from mad_ip.lagrangian.program import Bound, Program
+from mad_ip.lagrangian.tables import Floats
+
+__all__ = ["Dual", "minimise", "model_minimum"]
+
+_EVALUATIONS = 60
+
+_RADIUS = 0.1
+"""First trust region, in natural steps."""
+
+
+@dataclass(frozen=True)
+class Dual:
+    """The best bound found, and the paths that keep it from being lower, with weights that add up to 1."""
+
+    best: Bound
+    cuts: tuple[Bound, ...]
+    weights: Floats
+
+
+def minimise(
+    program: Program,
+    start: Floats,
+    tangents: tuple[float, ...] | None = None,
+    *,
+    cutoff: float = -math.inf,
+    evaluations: int = _EVALUATIONS,
+    radius: float = _RADIUS,
+    precision: float = 1e-7,
+) -> Dual:
+    """Improve the multipliers until nothing is gained or ``cutoff`` is passed. Every bound on the way is valid."""
+    best = program.evaluate(start, tangents)
+    cuts = [best]
+    weights = np.ones(1)
+    scales, least = program.scales, program.relaxation.least
+    for _ in range(evaluations):
+        if best.value <= cutoff or len(start) == 0:
+            break
+        step, predicted, weights = model_minimum(cuts, best, scales * radius, least)
+        if predicted > best.value - precision * abs(best.value):
+            if radius >= _RADIUS / 2:
+                break
+            radius *= 4
+            continue
+        trial = program.evaluate(step, best.tangents)
+        cuts.append(trial)
+        if trial.value < best.value - 0.1 * (best.value - predicted):
+            if trial.value < best.value - 0.6 * (best.value - predicted):
+                radius *= 2
+            best = trial
+        else:
+            radius *= 0.5
+            if radius < 1e-5:
+                break
+    weights = np.concatenate([weights, np.zeros(len(cuts) - len(weights))])
+    return Dual(best, tuple(cuts), weights)
+
+
+def model_minimum(cuts: list[Bound], centre: Bound, box: Floats, least: Floats) -> tuple[Floats, float, Floats]:
+    """Minimise the maximum of the cuts within ``box`` around ``centre``: multipliers, value, weights of the cuts."""
+    size = len(centre.multipliers)
+    rows = np.array([[*cut.slack, -1.0] for cut in cuts])
+    right = np.array([cut.slack @ (cut.multipliers - centre.multipliers) - cut.value + centre.value for cut in cuts])
+    low = np.maximum(-box, least - centre.multipliers)
+    bounds = [*zip(low, box, strict=True), (None, None)]
+    result = linprog([0.0] * size + [1.0], A_ub=rows, b_ub=right, bounds=bounds, method="highs")
+    if result.x is None:
+        return centre.multipliers, centre.value, np.eye(len(cuts))[0]
+    weights = np.abs(result.ineqlin.marginals)
+    multipliers = np.maximum(centre.multipliers + result.x[:size], least)
+    return multipliers, centre.value + float(result.x[size]), weights / max(1e-300, float(weights.sum()))

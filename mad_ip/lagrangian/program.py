@@ -1,0 +1,502 @@
+"""The Lagrangian relaxation over one box, solved exactly by a dynamic program whose values are envelopes of lines.
+
+Budgets, effectiveness, depth penalty and the total of the depths are priced; what remains is a longest path whose
+value-to-go is a convex piecewise linear function of the log-width carried (design.md section 4.1). Any multipliers
+give a valid bound on the score of every feasible design of the box.
+
+Symbols: ``sigma`` log-width of an option; ``A S + B`` a line in the carried log-width ``S``; ``x`` multipliers, in the
+order budgets, effectiveness of every bounded segment, curvature ``b`` (at least 0) and total ``nu`` (of any sign);
+``a + b V`` an affine minorant of ``Q(V)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mad_ip import entropy
+from mad_ip.lagrangian.box import Box, spreads
+from mad_ip.lagrangian.envelope import Lines, envelope
+from mad_ip.lagrangian.tables import BUDGETS, Floats, Integers, Table
+from mad_ip.lagrangian.tables import tables as build_tables
+from mad_ip.spec import Spec
+
+__all__ = ["Bound", "Choice", "Program", "Relaxation"]
+
+Choice = tuple[int, int, int, int]
+"""Channels, inner width, kernel and depth of a segment."""
+
+_ROUNDING = 1e-12
+"""Margin on every bound, relative to the magnitudes summed: see docs/verification.md."""
+
+_FEW = 6
+"""Inner widths up to which trying all is faster than the closed form."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper bound ``value`` on the score within a box, by ``multipliers``; ``slack`` is its subgradient.
+
+    ``tangents`` are the numbers of layers where phi is replaced by its tangent, one for each bounded segment;
+    ``path`` is the maximising path, one choice for each segment.
+    """
+
+    value: float
+    multipliers: Floats
+    slack: Floats
+    tangents: tuple[float, ...]
+    path: tuple[Choice, ...]
+
+
+class Relaxation:
+    """What the boxes of a spec share: its tables, budgets and scales."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.tables = build_tables(spec)
+        self.budgets = [name for name in BUDGETS if getattr(spec.budget, name) is not None]
+        self.bounded = [s for s, table in enumerate(self.tables) if table.bounded]
+        ratio = spec.budget.effectiveness
+        self.log_ratio = 0.0 if ratio is None else math.log(ratio) + math.log1p(entropy.EFFECTIVENESS_TOLERANCE)
+        self.beta = spec.objective.depth_penalty
+
+    @cached_property
+    def least(self) -> Floats:
+        """Lower limits of the multipliers."""
+        depth = [0.0, -np.inf] if self.beta > 0 else []
+        return np.array([0.0] * (len(self.budgets) + len(self.bounded)) + depth)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One segment within a box. Axes: P pairs, K kernels, L depths, W widths; ``first_mid`` to ``end_mid`` of P."""
+
+    source: Integers
+    node: Integers
+    channels: Integers
+    mid: Floats
+    log_mid: Floats
+    first_mid: Integers
+    end_mid: Integers
+    kernel: Integers
+    depth: Integers
+    costs: Floats
+    stepped: Floats | None
+    sigma: Floats
+    exponent: int
+    layers: int
+    gain: Floats
+    leaving: NDArray[np.int64]
+    exists: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Prices:
+    """Price of the options of a segment: coefficients of ``1, m, m^2`` (P, K, L), and ``stepped`` per block (W)."""
+
+    constant: Floats
+    linear: Floats
+    square: Floats
+    stepped: Floats | None
+    slope: float
+
+
+class Program:
+    """The relaxation over a box; ``is_empty`` when no path of channels remains."""
+
+    def __init__(self, relaxation: Relaxation, box: Box) -> None:
+        self.relaxation = relaxation
+        self.box = box
+        self.parts: list[_Part] = []
+        positions = [
+            [np.searchsorted(full, values) for full, values in zip(grids, domains, strict=True)]
+            for grids, domains in (
+                ([table.nodes for table in relaxation.tables], box.channels),
+                ([table.mid for table in relaxation.tables], box.mid),
+                ([table.kernel for table in relaxation.tables], box.kernel),
+            )
+        ]
+        links = self._linked(*positions[:2])
+        self.is_empty = any(len(nodes) == 0 for nodes in links)
+        if self.is_empty:
+            return
+        before = np.array([0])
+        for s, table in enumerate(relaxation.tables):
+            depth = np.array(box.depth[s])
+            self.parts.append(_part(table, before, links[s], positions[1][s], positions[2][s], depth))
+            before = links[s]
+        self.carried = self._carried()
+        self.spreads = spreads(tuple(box.depth[s] for s in box.penalised), box.first, box.last)
+        self.is_empty = bool(box.penalised) and len(self.spreads) == 0
+
+    def _linked(self, nodes: list[Integers], mids: list[Integers]) -> list[Integers]:
+        """The nodes of every segment that lie on a complete path, as positions in its table."""
+        tables = self.relaxation.tables
+        kept = [n[table.carries[n][:, m].any(axis=1)] for table, n, m in zip(tables, nodes, mids, strict=True)]
+        for s in range(1, len(kept)):
+            kept[s] = kept[s][tables[s].follows[kept[s - 1]][:, kept[s]].any(axis=0)]
+        for s in range(len(kept) - 1, 0, -1):
+            kept[s - 1] = kept[s - 1][tables[s].follows[kept[s - 1]][:, kept[s]].any(axis=1)]
+        return kept
+
+    def _carried(self) -> list[tuple[Floats, Floats]]:
+        """The range of the log-width at every node, from the narrowest and the widest prefix, rounded outward."""
+        low, high = np.zeros(1), np.zeros(1)
+        ranges = []
+        for part in self.parts:
+            least = low[part.source] + part.sigma[:, 0, 0]
+            least = least + part.exponent * part.depth[0] * part.log_mid[part.first_mid]
+            most = high[part.source] + part.sigma[:, -1, -1]
+            most = most + part.exponent * part.depth[-1] * part.log_mid[part.end_mid - 1]
+            low, high = np.full(len(part.channels), np.inf), np.full(len(part.channels), -np.inf)
+            np.minimum.at(low, part.node, least)
+            np.maximum.at(high, part.node, most)
+            ranges.append((low * (1 - _ROUNDING), high * (1 + _ROUNDING)))
+        return ranges
+
+    @cached_property
+    def scales(self) -> Floats:
+        """A natural step for every multiplier."""
+        score = sum(float(part.gain.max()) for part in self.parts) * float(self.carried[-1][1].max()) / 10
+        depth = [1.0, score / 100] if self.relaxation.beta > 0 else []
+        relaxation = self.relaxation
+        return np.array([score] * len(relaxation.budgets) + [score / 300] * len(relaxation.bounded) + depth)
+
+    @cached_property
+    def tangents(self) -> tuple[float, ...]:
+        """Layers up to every bounded segment with depths in the middle of the box; exact where they are fixed."""
+        box = self.box
+        middle = [(depth[0] + depth[-1]) / 2 for depth in box.depth]
+        if box.penalised:
+            scale = (box.first + box.last) / 2 / sum(middle[s] for s in box.penalised)
+            middle = [value * scale if s in box.penalised else value for s, value in enumerate(middle)]
+        layers = [part.layers * value for part, value in zip(self.parts, middle, strict=True)]
+        return tuple(max(1.0, math.fsum(layers[: s + 1])) for s in self.relaxation.bounded)
+
+    def evaluate(self, multipliers: Floats, tangents: tuple[float, ...] | None = None) -> Bound:
+        """The bound that these multipliers give; minus infinity when the box is empty."""
+        tangents = self.tangents if tangents is None else tangents
+        prices, constant = self._terms(multipliers, tangents)
+        lines = self._backward(prices)
+        _, intercept = self._through(0, prices[0], lines[0])
+        pair, line = np.unravel_index(int(np.argmax(intercept)), intercept.shape)
+        value = float(intercept[pair, line]) + constant + self._margin(prices, constant)
+        path = self._path(prices, lines, int(pair), int(line))
+        return Bound(value, multipliers, self._slack(multipliers, tangents, path), tangents, path)
+
+    def _terms(self, multipliers: Floats, tangents: tuple[float, ...]) -> tuple[list[_Prices], float]:
+        """Prices of every segment, and the constant of the Lagrangian."""
+        relaxation, box = self.relaxation, self.box
+        number = len(relaxation.budgets)
+        budgets = multipliers[:number]
+        effectiveness = multipliers[number : number + len(relaxation.bounded)]
+        constant = math.fsum(budgets)
+        per_depth = [np.zeros(len(part.depth)) for part in self.parts]
+        slopes = [0.0] * len(self.parts)
+        for s, mu, tangent in zip(relaxation.bounded, effectiveness, tangents, strict=True):
+            slopes[s] = float(mu)
+            # S >= phi(D) >= phi'(D0) D - D0 with phi'(D0) = ln D0 + 1 - ln rho_0.
+            per_layer = float(mu) * (math.log(tangent) + 1 - relaxation.log_ratio)
+            for r in range(s + 1):
+                per_depth[r] = per_depth[r] + per_layer * self.parts[r].layers * self.parts[r].depth
+            constant += float(mu) * tangent
+        if relaxation.beta > 0:
+            curvature, total = (float(value) for value in multipliers[-2:])
+            bend, stages = relaxation.beta * curvature, len(box.penalised)
+            for s in box.penalised:
+                depth = self.parts[s].depth
+                # V >= sum L^2 / n - chord of (T / n)^2 over the range of T: additive over stages.
+                chord = (box.first + box.last) * depth / stages**2
+                per_depth[s] = per_depth[s] + bend * (depth**2 / stages - chord) + total * depth
+            constant -= relaxation.beta * self._minorant(curvature)[0] + bend * box.first * box.last / stages**2
+            constant += max(total * box.first, total * box.last)
+        prices = []
+        for part, more, slope in zip(self.parts, per_depth, slopes, strict=True):
+            coefficients = np.tensordot(budgets, part.costs, (0, 1))
+            stepped = None if part.stepped is None else budgets @ part.stepped
+            prices.append(_Prices(coefficients[0] + more, coefficients[1], coefficients[2], stepped, slope))
+        return prices, constant
+
+    def _minorant(self, curvature: float) -> tuple[float, float]:
+        """``a = min_V Q(V) - b V`` over the attainable ``V``, and the minimising ``V``."""
+        number = len(self.box.penalised)
+        variances = self.spreads / number**2
+        uniformities = entropy.uniformity_of(self.spreads, number, self.relaxation.spec.convention)
+        values = np.minimum(uniformities, 1e300 / max(1.0, self.relaxation.beta)) - curvature * variances
+        position = int(np.argmin(values))
+        return float(values[position]), float(variances[position])
+
+    def _margin(self, prices: list[_Prices], constant: float) -> float:
+        """What rounding can take from a bound: proportional to the largest terms that a path's sum can hold."""
+        most = float(self.carried[-1][1].max())
+        magnitude = abs(constant)
+        for part, price in zip(self.parts, prices, strict=True):
+            top = part.mid[-1]
+            cost = np.abs(price.constant) + price.linear * top + price.square * top**2
+            stepped = 0.0 if price.stepped is None else float(price.stepped.max()) * float(part.depth[-1])
+            magnitude += (float(part.gain.max()) + price.slope) * most + float(cost.max()) + stepped
+        return _ROUNDING * magnitude
+
+    def _worth(self, s: int, prices: _Prices, pairs: Integers, slopes: Floats) -> Floats:
+        """``max over m of A sigma - price`` for rows of a pair and a slope ``A``: (rows, K, L)."""
+        part = self.parts[s]
+        plain = slopes[:, None, None] * part.sigma[pairs] - prices.constant[pairs]
+        if part.exponent == 0:
+            return plain
+        # A e L ln m - linear m - square m^2 - L stepped(m), concave in m without the last term.
+        reward = slopes[:, None, None] * (part.exponent * part.depth)
+        linear, square = prices.linear[pairs], prices.square[pairs]
+        first, end = part.first_mid[pairs], part.end_mid[pairs]
+        has_square = bool(prices.square.any())
+        if len(part.mid) <= _FEW or prices.stepped is not None:
+            best = np.full(plain.shape, -np.inf)
+            for w, (mid, log_mid) in enumerate(zip(part.mid, part.log_mid, strict=True)):
+                value = reward * log_mid - linear * mid
+                if has_square:
+                    value -= square * mid**2
+                if prices.stepped is not None:
+                    value -= prices.stepped[w] * part.depth
+                outside = (first > w) | (end <= w)
+                if outside.any():
+                    value[outside] = -np.inf
+                np.maximum(best, value, out=best)
+            return np.asarray(plain + best)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if has_square:
+                ideal = 2 * reward / (linear + np.sqrt(linear**2 + 8 * reward * square))
+            else:
+                ideal = reward / linear
+        above = np.searchsorted(part.mid, ideal)
+        best = np.full(plain.shape, -np.inf)
+        for position in (above - 1, above):
+            # Where nothing is charged the ideal is infinite or not a number, and the widest is best: both clip to it.
+            at = np.clip(position, first[:, None, None], end[:, None, None] - 1)
+            mid = part.mid[at]
+            value = reward * part.log_mid[at] - linear * mid
+            if has_square:
+                value -= square * mid**2
+            np.maximum(best, value, out=best)
+        return np.asarray(plain + best)
+
+    def _backward(self, prices: list[_Prices]) -> list[Lines]:
+        """Lines of the value-to-go at every node of every segment, as functions of the log-width there."""
+        slope = (self.parts[-1].gain + prices[-1].slope)[:, None]
+        lines = [Lines(slope, np.zeros_like(slope), np.zeros(slope.shape, np.int64))]
+        for s in range(len(self.parts) - 1, 0, -1):
+            slope, intercept = self._through(s, prices[s], lines[-1])
+            part, low, high = self.parts[s], *self.carried[s - 1]
+            own = (self.parts[s - 1].gain + prices[s - 1].slope)[:, None, None]
+            flat = len(low), -1
+            slopes = (slope[part.leaving] + own).reshape(flat)
+            intercepts = np.where(part.exists[:, :, None], intercept[part.leaving], -np.inf).reshape(flat)
+            lines.append(envelope(slopes, intercepts, low, high))
+        return lines[::-1]
+
+    def _through(self, s: int, prices: _Prices, ahead: Lines) -> tuple[Floats, Floats]:
+        """For every pair and every line ahead of it, slope and intercept before the pair, (pairs, lines)."""
+        part = self.parts[s]
+        slope, intercept = ahead.slope[part.node], ahead.intercept[part.node].copy()
+        pairs, line = np.nonzero(np.isfinite(intercept))
+        worth = self._worth(s, prices, pairs, slope[pairs, line])
+        intercept[pairs, line] += worth.max(axis=(1, 2))
+        return slope, intercept
+
+    def _path(self, prices: list[_Prices], lines: list[Lines], pair: int, line: int) -> tuple[Choice, ...]:
+        """The maximising path that begins with a line of a pair of the first segment."""
+        path = []
+        for s, part in enumerate(self.parts):
+            node = part.node[pair]
+            slope = float(lines[s].slope[node, line])
+            path.append(self._option(s, prices[s], pair, slope))
+            if s + 1 < len(self.parts):
+                position, line = divmod(int(lines[s].origin[node, line]), lines[s + 1].slope.shape[1])
+                pair = int(self.parts[s + 1].leaving[node, position])
+        return tuple(path)
+
+    def _option(self, s: int, prices: _Prices, pair: int, slope: float) -> Choice:
+        """The best option of a pair for the slope ahead."""
+        part = self.parts[s]
+        worth = self._worth(s, prices, np.array([pair]), np.array([slope]))[0]
+        k, position = np.unravel_index(int(np.argmax(worth)), worth.shape)
+        depth = int(part.depth[position])
+        first, end = part.first_mid[pair], part.end_mid[pair]
+        mid = part.mid[first:end]
+        values = slope * part.exponent * depth * part.log_mid[first:end]
+        values -= prices.linear[pair, k, position] * mid + prices.square[pair, k, position] * mid**2
+        if prices.stepped is not None:
+            values -= depth * prices.stepped[first:end]
+        return int(part.channels[part.node[pair]]), int(mid[np.argmax(values)]), int(part.kernel[k]), depth
+
+    def _slack(self, multipliers: Floats, tangents: tuple[float, ...], path: tuple[Choice, ...]) -> Floats:
+        """Subgradient of the bound: the slack of the maximising path in every priced constraint."""
+        relaxation, box = self.relaxation, self.box
+        spent = np.zeros(len(relaxation.budgets))
+        carried, layers, before = [0.0], [0], 0
+        for table, (c, m, k, depth) in zip(relaxation.tables, path, strict=True):
+            node, kernel = np.searchsorted(table.nodes, c), np.searchsorted(table.kernel, k)
+            cost = table.first[:, :, before, node, kernel] + (depth - 1) * table.again[:, :, node, kernel]
+            spent += cost[0] + cost[1] * m + cost[2] * m**2
+            if table.stepped is not None:
+                spent += depth * table.stepped[:, np.searchsorted(table.mid, m)]
+            sigma = table.log_first[before, node, kernel] + (depth - 1) * table.log_again[node, kernel]
+            carried.append(carried[-1] + float(sigma) + table.exponent * depth * math.log(m))
+            layers.append(layers[-1] + table.layers * depth)
+            before = int(node)
+        slack = list(1.0 - spent)
+        for s, tangent in zip(relaxation.bounded, tangents, strict=True):
+            floor = (math.log(tangent) + 1 - relaxation.log_ratio) * layers[s + 1] - tangent
+            slack.append(carried[s + 1] - floor)
+        if relaxation.beta > 0:
+            curvature, total = multipliers[-2:]
+            number = len(box.penalised)
+            depths = [path[s][3] for s in box.penalised]
+            chord = ((box.first + box.last) * sum(depths) - box.first * box.last) / number**2
+            variance = sum(depth**2 for depth in depths) / number - chord
+            slack.append(relaxation.beta * (self._minorant(float(curvature))[1] - variance))
+            slack.append((box.last if total >= 0 else box.first) - sum(depths))
+        return np.array(slack)
+
+    def value_bounds(self, bound: Bound) -> list[tuple[Floats, Floats, Floats, Floats]]:
+        """Per segment, an upper bound on the designs that take each value of the axes of :data:`AXES`, in the order
+        of the box; minus infinity for values on no complete path.
+        """
+        prices, constant = self._terms(bound.multipliers, bound.tangents)
+        constant += self._margin(prices, constant)
+        lines = self._backward(prices)
+        ahead = [*self._candidate_slopes(lines, prices), None]
+        bounds = []
+        # Value of the best prefix at every node (rows) at some slopes (columns); convex between them.
+        slopes, values = np.zeros((1, 1)), np.zeros((1, 1))
+        for s, part in enumerate(self.parts):
+            own = np.zeros(1) if s == 0 else self.parts[s - 1].gain + prices[s - 1].slope
+            line_slope, line_intercept = lines[s].slope[part.node], lines[s].intercept[part.node]
+            pairs, line = np.nonzero(np.isfinite(line_intercept))
+            slope = line_slope[pairs, line]
+            source = part.source[pairs]
+            before = _interpolated(slopes, values, source, slope + own[source])
+            rest = before + line_intercept[pairs, line] + constant
+            bounds.append(self._by_value(s, prices[s], pairs, slope, rest))
+            following = ahead[s]
+            if following is not None:
+                at = following[part.node]
+                rows, column = np.nonzero(np.isfinite(at))
+                slope, source = at[rows, column], part.source[rows]
+                reached = _interpolated(slopes, values, source, slope + own[source])
+                reached += self._worth(s, prices[s], rows, slope).max(axis=(1, 2))
+                slopes, values = following, np.full(following.shape, -np.inf)
+                np.maximum.at(values, (part.node[rows], column), reached)
+        return bounds
+
+    def _candidate_slopes(self, lines: list[Lines], prices: list[_Prices]) -> list[Floats]:
+        """Slopes at which the prefixes of every node are valued: of its lines, and the ends of what is asked there.
+
+        Ascending, padded with infinity. What is asked of a node is the slope of every line ahead of it plus its own.
+        """
+        slopes: list[Floats] = []
+        ahead, real = lines[-1].slope, np.isfinite(lines[-1].intercept)
+        for s in range(len(self.parts) - 2, -1, -1):
+            part, own = self.parts[s + 1], self.parts[s].gain + prices[s].slope
+            least, most = np.full(len(own), np.inf), np.full(len(own), -np.inf)
+            np.minimum.at(least, part.source, np.where(real, ahead, np.inf).min(axis=1)[part.node])
+            np.maximum.at(most, part.source, np.where(real, ahead, -np.inf).max(axis=1)[part.node])
+            kept = np.where(np.isfinite(lines[s].intercept), lines[s].slope, np.inf)
+            columns = [(least + own)[:, None], kept, (most + own)[:, None]]
+            ahead = np.sort(np.concatenate(columns, axis=1), axis=1)
+            real = np.isfinite(ahead)
+            slopes.append(ahead)
+        return slopes[::-1]
+
+    def _by_value(
+        self, s: int, prices: _Prices, pairs: Integers, slope: Floats, rest: Floats
+    ) -> tuple[Floats, Floats, Floats, Floats]:
+        part = self.parts[s]
+        worth = self._worth(s, prices, pairs, slope) + rest[:, None, None]
+        box = self.box
+        nodes = np.full(len(part.channels), -np.inf)
+        np.maximum.at(nodes, part.node[pairs], worth.max(axis=(1, 2)))
+        channels = np.full(len(box.channels[s]), -np.inf)
+        channels[np.searchsorted(box.channels[s], part.channels)] = nodes
+        kernel, depth = worth.max(axis=(0, 2)), worth.max(axis=(0, 1))
+        mids = np.full(len(part.mid), -np.inf)
+        if len(part.mid) == 1:
+            mids[0] = worth.max()
+        else:
+            # Only rows that could be above the best of another width matter; widths share the rest of the value.
+            plain = slope[:, None, None] * part.sigma[pairs] - prices.constant[pairs] + rest[:, None, None]
+            reward = slope[:, None, None] * (part.exponent * part.depth)
+            linear, square = prices.linear[pairs], prices.square[pairs]
+            for w, (mid, log_mid) in enumerate(zip(part.mid, part.log_mid, strict=True)):
+                inside = (part.first_mid[pairs] <= w) & (part.end_mid[pairs] > w)
+                if inside.any():
+                    value = plain + reward * log_mid - linear * mid - square * mid**2
+                    if prices.stepped is not None:
+                        value -= prices.stepped[w] * part.depth
+                    mids[w] = value[inside].max()
+        return channels, mids, kernel, depth
+
+
+def _part(
+    table: Table, sources: Integers, nodes: Integers, mids: Integers, kernels: Integers, depth: Integers
+) -> _Part:
+    source, node = np.nonzero(table.follows[sources][:, nodes])
+    carries = table.carries[nodes][:, mids]
+    # Widths that go with a number of channels are consecutive, since mid_ratio is an interval.
+    first = carries.argmax(axis=1)
+    end = first + carries.sum(axis=1)
+    pick = np.ix_(nodes, kernels)
+    first_costs = table.first[:, :, sources[source][:, None], nodes[node][:, None], kernels[None, :]]
+    again_costs = table.again[:, :, nodes[node][:, None], kernels[None, :]]
+    log_again = table.log_again[pick][node]
+    log_first = table.log_first[sources[source][:, None], nodes[node][:, None], kernels[None, :]]
+    repeats = depth - 1
+    leaving, exists = _padded(source, len(sources))
+    return _Part(
+        source=source,
+        node=node,
+        channels=table.nodes[nodes],
+        mid=table.mid[mids].astype(float),
+        log_mid=np.log(table.mid[mids]),
+        first_mid=first[node],
+        end_mid=end[node],
+        kernel=table.kernel[kernels],
+        depth=depth,
+        costs=first_costs[..., None] + again_costs[..., None] * repeats,
+        stepped=None if table.stepped is None else table.stepped[:, mids],
+        sigma=log_first[:, :, None] + log_again[:, :, None] * repeats,
+        exponent=table.exponent,
+        layers=table.layers,
+        gain=table.gain[nodes],
+        leaving=leaving,
+        exists=exists,
+    )
+
+
+def _padded(group: Integers, number: int) -> tuple[Integers, NDArray[np.bool_]]:
+    """Members of every group, ``(groups, size)``, and which of them exist."""
+    order = np.argsort(group, kind="stable")
+    counts = np.bincount(group, minlength=number)
+    position = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
+    members = np.zeros((number, int(counts.max())), np.int64)
+    exists = np.zeros(members.shape, bool)
+    members[group[order], position] = order
+    exists[group[order], position] = True
+    return members, exists
+
+
+def _interpolated(slopes: Floats, values: Floats, rows: Integers, at: Floats) -> Floats:
+    """The chord of a convex function known at ascending ``slopes`` of every row, which is never below it."""
+    grid, known = slopes[rows], values[rows]
+    if grid.shape[1] == 1:
+        return known[:, 0]
+    upper = np.clip((grid < at[:, None]).sum(axis=1), 1, np.maximum(1, np.isfinite(grid).sum(axis=1) - 1))
+    row = np.arange(len(rows))
+    left, right = grid[row, upper - 1], grid[row, upper]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(right > left, (at - left) / (right - left), 1.0)
+    share = np.clip(share, 0.0, 1.0)
+    low, high = known[row, upper - 1], known[row, upper]
+    return np.asarray(np.where(share <= 0, low, np.where(share >= 1, high, (1 - share) * low + share * high)))
