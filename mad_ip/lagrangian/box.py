@@ -36,6 +36,14 @@ class Box:
     first: int
     last: int
 
+    @property
+    def point(self) -> tuple[tuple[int, int, int, int], ...] | None:
+        """The choices of every segment in the order of :data:`AXES`, when there is only one architecture."""
+        if any(len(values) > 1 for axis in AXES for values in getattr(self, axis)):
+            return None
+        choices = zip(self.channels, self.mid, self.kernel, self.depth, strict=True)
+        return tuple((c[0], m[0], k[0], depth[0]) for c, m, k, depth in choices)
+
     def tightened(self) -> Box | None:
         """The box without the depths that no admissible total allows; ``None`` when nothing is left."""
         depth, first, last = list(self.depth), self.first, self.last

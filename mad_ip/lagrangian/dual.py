@@ -63,7 +63,7 @@ def minimise(
             if radius < 1e-5:
                 break
     weights = np.concatenate([weights, np.zeros(len(cuts) - len(weights))])
-    return Dual(best, tuple(cuts), weights)
+    return Dual(min(cuts, key=lambda cut: cut.value), tuple(cuts), weights)
 
 
 def model_minimum(cuts: list[Bound], centre: Bound, box: Floats, least: Floats) -> tuple[Floats, float, Floats]:

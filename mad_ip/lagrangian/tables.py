@@ -152,6 +152,9 @@ def _table(
     for b, (name, limit) in enumerate(limits):
         head_costs[b] = _amount(name, head) / limit
     block_costs[0] += head_costs[:, None, :, None]
+    steps = np.zeros((len(limits), len(mid)))
+    for b, (name, limit) in enumerate(limits):
+        steps[b] = _amount(name, stepped) / limit
     factor = entropy.entropy_factor(spec.convention)
     return Table(
         sources=c_in,
@@ -163,7 +166,7 @@ def _table(
         carries=spec.space.carries(mid[None, :], c[:, None]) if rules else np.ones((len(c), len(mid)), bool),
         first=block_costs,
         again=costs(again)[:, :, 0],
-        stepped=np.array([_amount(name, stepped) / limit for name, limit in limits]) if stepped else None,
+        stepped=steps if stepped else None,
         log_first=log_width(first, 1),
         log_again=log_width(again, 1)[0],
         exponent=round(float((log_width(first, 2) - log_width(first, 1)).flat[0]) / math.log(2)),

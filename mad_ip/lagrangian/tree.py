@@ -1,9 +1,9 @@
 """Branch and bound over boxes, and the certificate that it leaves.
 
-A node of the tree is a box. It is *empty* (no path of channels, or no total of depths), a *leaf* (multipliers give a
-bound on it), *trimmed* (multipliers show that the values outside a smaller box cannot pass the target), or *split* in
-two. The tree covers the space by construction, so that replaying it needs no search: one evaluation for every leaf,
-one pass forward and backward for every trim.
+A node of the tree is a box. It is *empty* (no path of channels, or no total of depths), a *point* (one architecture
+judged exactly), a *leaf* (multipliers give a bound on it), *trimmed* (multipliers show that values outside a smaller
+box cannot pass the target), or *split* in two. The tree covers the space by construction, so that replaying it needs no
+search: one evaluation for every leaf, one pass forward and backward for every trim.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from mad_ip.lagrangian.dual import Dual, minimise
 from mad_ip.lagrangian.program import Bound, Choice, Program, Relaxation
 from mad_ip.lagrangian.tables import Floats
 
-__all__ = ["Node", "State", "Tree", "branch_and_bound"]
+__all__ = ["Judge", "Node", "State", "Tree", "branch_and_bound"]
+
+Judge = Callable[[tuple[Choice, ...]], float]
+"""The exact score of an architecture, minus infinity when it breaks a budget."""
 
 _ROUNDS = 3
 """Trims of one box before it is split."""
@@ -34,7 +37,7 @@ _WORTH = 0.8
 
 @dataclass
 class Node:
-    """A node of the tree; ``kind`` is open, empty, leaf, trim or split; ``box`` as its parent left it."""
+    """A node of the tree; ``kind`` is open, empty, point, leaf, trim or split; ``box`` as its parent left it."""
 
     box: Box
     kind: str = "open"
@@ -66,16 +69,17 @@ class Tree:
 def branch_and_bound(
     relaxation: Relaxation,
     target: Callable[[], float],
+    judge: Judge,
     *,
     seconds: float = math.inf,
     watch: Callable[[State], bool] = lambda _: False,
-    found: Callable[[tuple[Choice, ...]], None] = lambda _: None,
 ) -> Tree:
     """Branch, best bound first, until no box can pass ``target()``, or until ``watch`` or the time says stop.
 
-    ``found`` is told the paths that keep all priced constraints of their box: candidates for better designs.
+    ``judge`` is asked about boxes of one architecture, and about paths on the way that may be better designs: those
+    that keep all priced constraints of their box.
     """
-    return _Search(relaxation, target, seconds, watch, found).run()
+    return _Search(relaxation, target, judge, seconds, watch).run()
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,12 @@ class _Search:
         self,
         relaxation: Relaxation,
         target: Callable[[], float],
+        judge: Judge,
         seconds: float,
         watch: Callable[[State], bool],
-        found: Callable[[tuple[Choice, ...]], None],
     ) -> None:
-        self.relaxation, self.target, self.seconds = relaxation, target, seconds
-        self.watch, self.found = watch, found
+        self.relaxation, self.target, self.judge = relaxation, target, judge
+        self.seconds, self.watch = seconds, watch
         self.began = time.perf_counter()
         self.queue: list[tuple[float, int, _Open]] = []
         self.order = itertools.count()
@@ -129,6 +133,10 @@ class _Search:
                 node.kind = "empty"
                 return
             self.nodes += 1
+            if box.point is not None:
+                node.kind, node.value = "point", self.judge(box.point)
+                self.settled = max(self.settled, node.value)
+                return
             start = np.where(np.isfinite(self.relaxation.least), program.scales / 2, 0.0)
             if above is not None and above.multipliers is not None:
                 start = above.multipliers
@@ -141,7 +149,7 @@ class _Search:
             node.value = best.value
             for cut in dual.cuts:
                 if (cut.slack >= 0).all():
-                    self.found(cut.path)
+                    self.judge(cut.path)
             if node.value <= self.target():
                 self.settled = max(self.settled, node.value)
                 return
@@ -172,16 +180,13 @@ class _Search:
     def _split(self, item: _Open) -> None:
         node = item.node
         cut = _cut(item.box, item.dual)
-        if cut is None:
-            self.settled = max(self.settled, node.value)
-            return
         node.kind, node.split = "split", cut
         node.children = [Node(part) for part in item.box.split(*cut)]
         for child in node.children:
             self._bound(child, node)
 
 
-def _cut(box: Box, dual: Dual) -> tuple[Any, int, int] | None:
+def _cut(box: Box, dual: Dual) -> tuple[Any, int, int]:
     """Where the paths that hold up the bound differ most: axis, segment, and the last value of the lower part."""
     active = [(weight, cut.path) for weight, cut in zip(dual.weights, dual.cuts, strict=True) if weight > 1e-6]
     weights = np.array([weight for weight, _ in active])
@@ -189,7 +194,7 @@ def _cut(box: Box, dual: Dual) -> tuple[Any, int, int] | None:
     if box.first < box.last:
         total = sum(w * sum(path[s][3] for s in box.penalised) for w, (_, path) in zip(weights, active, strict=True))
         return "total", 0, min(max(math.floor(total), box.first), box.last - 1)
-    best: tuple[float, Axis, int, float] | None = None
+    best: tuple[float, Axis, int, float] = (0.0, "channels", 0, 0.0)
     for s in range(len(box.channels)):
         values = np.array([path[s] for _, path in active], float)
         depth = float(weights @ values[:, 3])
@@ -200,10 +205,8 @@ def _cut(box: Box, dual: Dual) -> tuple[Any, int, int] | None:
             effect = column * _DEPTH if axis == "depth" else np.log(column) * depth
             mean = float(weights @ effect)
             spread = float(weights @ np.abs(effect - mean))
-            if best is None or spread > best[0]:
+            if spread > best[0]:
                 best = spread, axis, s, float(weights @ column)
-    if best is None:
-        return None
     spread, axis, s, mean = best
     if spread == 0:
         # All agree: the widest choice.

@@ -6,6 +6,7 @@ remains over the grids of the spec by dynamic programming, and branches until no
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -75,16 +76,17 @@ def bound(
     score = design.measure(spec.objective.depth_penalty).score
     target = score + gap * max(abs(score), _TOLERANCE)
     better: Design | None = None
-    seen: set[tuple[Choice, ...]] = set()
 
-    def found(path: tuple[Choice, ...]) -> None:
+    @functools.cache
+    def judge(path: tuple[Choice, ...]) -> float:
         nonlocal better
-        if path not in seen:
-            seen.add(path)
-            candidate = _design(spec, path)
-            best = score if better is None else better.metrics.score
-            if candidate.metrics.score > best + _TOLERANCE * abs(best) and not violations(spec, candidate):
-                better = candidate
+        candidate = _feasible(spec, path)
+        if candidate is None:
+            return -math.inf
+        best = score if better is None else better.metrics.score
+        if candidate.metrics.score > best + _TOLERANCE * abs(best):
+            better = candidate
+        return candidate.metrics.score
 
     def state(now: State) -> Bounded:
         return Bounded(max(now.bound, score), score, now.nodes, now.open, now.seconds, better)
@@ -92,9 +94,9 @@ def bound(
     tree = branch_and_bound(
         Relaxation(spec),
         lambda: target,
+        judge,
         seconds=seconds,
         watch=lambda now: watch is not None and watch(state(now)),
-        found=found,
     )
     last = state(tree.state)
     certificate = {
@@ -108,12 +110,13 @@ def bound(
     return Bounded(last.upper, score, last.nodes, last.open, last.seconds, better, certificate)
 
 
-def _design(spec: Spec, path: tuple[Choice, ...]) -> Design:
+def _feasible(spec: Spec, path: tuple[Choice, ...]) -> Design | None:
+    """The design of a path, measured exactly; ``None`` when it breaks a budget or a rule."""
     stages = tuple(
         StageChoice(stage.block, stage.stride, c, m, k, depth, stage.weight)
         for stage, (c, m, k, depth) in zip(spec.stages, path[1:], strict=False)
     )
-    return Design.create(
+    design = Design.create(
         beta=spec.objective.depth_penalty,
         name=spec.name,
         spec_sha256=spec.sha256,
@@ -125,6 +128,7 @@ def _design(spec: Spec, path: tuple[Choice, ...]) -> Design:
         tail=None if spec.tail is None else path[-1][0],
         classes=spec.input.classes,
     )
+    return None if violations(spec, design) else design
 
 
 def _records(root: Node) -> Iterator[dict[str, Any]]:
@@ -135,8 +139,8 @@ def _records(root: Node) -> Iterator[dict[str, Any]]:
         if node.kind == "split":
             assert node.split is not None
             yield {"split": list(node.split)}
-        elif node.kind == "empty":
-            yield {"empty": True}
+        elif node.kind in ("empty", "point"):
+            yield {node.kind: True}
         else:
             assert node.multipliers is not None
             record: dict[str, Any] = {node.kind: node.multipliers.tolist(), "tangents": list(node.tangents)}
@@ -196,10 +200,14 @@ def _replayed(relaxation: Relaxation, box: Box, record: Mapping[str, Any]) -> tu
         return -math.inf, list(box.split(axis, segment, at))
     program = None if tight is None else Program(relaxation, tight)
     if tight is None or program is None or program.is_empty:
-        # Whatever the record says of an empty box holds, and it has no children.
-        return ("not empty" if "empty" not in record else -math.inf), []
+        return ("the box is empty" if "empty" not in record else -math.inf), []
     if "empty" in record:
         return "the box is not empty", []
+    if "point" in record:
+        if tight.point is None:
+            return "the box is not a point", []
+        design = _feasible(relaxation.spec, tight.point)
+        return -math.inf if design is None else design.metrics.score, []
     kind = "leaf" if "leaf" in record else "trim"
     multipliers = np.array(record[kind], float)
     tangents = tuple(float(value) for value in record["tangents"])
