@@ -25,7 +25,7 @@ from mad_ip import paths
 from mad_ip.catalogue import Catalogue, Floats, Integers
 from mad_ip.depths import Window
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
-from mad_ip.lagrangian.envelope import Lines, envelope
+from mad_ip.lagrangian.kernels import Lines, envelope
 
 __all__ = ["Bound", "Box", "Relaxation", "reduce"]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mad_ip import entropy
 from mad_ip.lagrangian.box import Box, spreads
-from mad_ip.lagrangian.envelope import Lines, envelope
+from mad_ip.lagrangian.kernels import Lines, Priced, best_values, envelope, values
 from mad_ip.lagrangian.tables import BUDGETS, Floats, Integers, Table
 from mad_ip.lagrangian.tables import tables as build_tables
 from mad_ip.spec import Spec
@@ -33,8 +33,8 @@ Choice = tuple[int, int, int, int]
 _ROUNDING = 1e-12
 """Margin on every bound, relative to the magnitudes summed: see docs/verification.md."""
 
-_FEW = 6
-"""Inner widths up to which trying all is faster than the closed form."""
+_CHUNK = 1 << 17
+"""Options valued at a time when every value of a choice gets a bound of its own."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,10 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class _Part:
-    """One segment within a box. Axes: P pairs, K kernels, L depths, W widths; ``first_mid`` to ``end_mid`` of P."""
+    """One segment within a box; axes as in :class:`mad_ip.lagrangian.kernels.Priced`, B budgets.
+
+    ``source`` and ``node`` are the ends of every pair, as positions among the channels before and after the segment.
+    """
 
     source: Integers
     node: Integers
@@ -84,24 +87,41 @@ class _Part:
     end_mid: Integers
     kernel: Integers
     depth: Integers
-    costs: Floats
+    first: Floats
+    again: Floats
     stepped: Floats | None
-    sigma: Floats
+    sigma_first: Floats
+    sigma_again: Floats
     exponent: int
     layers: int
     gain: Floats
     leaving: NDArray[np.int64]
     exists: NDArray[np.bool_]
 
+    def priced(self, budgets: Floats, per_depth: Floats) -> Priced:
+        """The options with a price for every unit of a budget, and one for every depth."""
+        return Priced(
+            node=self.node,
+            first=np.tensordot(budgets, self.first, (0, 1)),
+            again=np.tensordot(budgets, self.again, (0, 1)),
+            per_depth=per_depth,
+            stepped=None if self.stepped is None else budgets @ self.stepped,
+            sigma_first=self.sigma_first,
+            sigma_again=self.sigma_again,
+            exponent=self.exponent,
+            depth=self.depth,
+            mid=self.mid,
+            log_mid=self.log_mid,
+            first_mid=self.first_mid,
+            end_mid=self.end_mid,
+        )
+
 
 @dataclass(frozen=True)
 class _Prices:
-    """Price of the options of a segment: coefficients of ``1, m, m^2`` (P, K, L), and ``stepped`` per block (W)."""
+    """A segment's priced options, and the slope that the price of effectiveness adds at its end."""
 
-    constant: Floats
-    linear: Floats
-    square: Floats
-    stepped: Floats | None
+    options: Priced
     slope: float
 
 
@@ -148,10 +168,11 @@ class Program:
         low, high = np.zeros(1), np.zeros(1)
         ranges = []
         for part in self.parts:
-            least = low[part.source] + part.sigma[:, 0, 0]
-            least = least + part.exponent * part.depth[0] * part.log_mid[part.first_mid]
-            most = high[part.source] + part.sigma[:, -1, -1]
-            most = most + part.exponent * part.depth[-1] * part.log_mid[part.end_mid - 1]
+            ends = []
+            for k, depth, mid in ((0, part.depth[0], part.first_mid), (-1, part.depth[-1], part.end_mid - 1)):
+                repeated = part.sigma_again[:, k] * (depth - 1) + part.exponent * depth * part.log_mid[mid]
+                ends.append(part.sigma_first[:, k] + repeated[part.node])
+            least, most = low[part.source] + ends[0], high[part.source] + ends[1]
             low, high = np.full(len(part.channels), np.inf), np.full(len(part.channels), -np.inf)
             np.minimum.at(low, part.node, least)
             np.maximum.at(high, part.node, most)
@@ -216,9 +237,7 @@ class Program:
             constant += max(total * box.first, total * box.last)
         prices = []
         for part, more, slope in zip(self.parts, per_depth, slopes, strict=True):
-            coefficients = np.tensordot(budgets, part.costs, (0, 1))
-            stepped = None if part.stepped is None else budgets @ part.stepped
-            prices.append(_Prices(coefficients[0] + more, coefficients[1], coefficients[2], stepped, slope))
+            prices.append(_Prices(part.priced(budgets, more), slope))
         return prices, constant
 
     def _minorant(self, curvature: float) -> tuple[float, float]:
@@ -235,52 +254,14 @@ class Program:
         most = float(self.carried[-1][1].max())
         magnitude = abs(constant)
         for part, price in zip(self.parts, prices, strict=True):
-            top = part.mid[-1]
-            cost = np.abs(price.constant) + price.linear * top + price.square * top**2
-            stepped = 0.0 if price.stepped is None else float(price.stepped.max()) * float(part.depth[-1])
-            magnitude += (float(part.gain.max()) + price.slope) * most + float(cost.max()) + stepped
+            powers, options = part.mid[-1] ** np.arange(3), price.options
+            blocks = part.depth[-1] * float(np.max(powers @ np.abs(options.again).max(axis=(1, 2)), initial=0.0))
+            blocks += float(powers @ np.abs(options.first).max(axis=(1, 2)))
+            if options.stepped is not None:
+                blocks += float(part.depth[-1] * options.stepped.max())
+            slope = float(part.gain.max()) + price.slope
+            magnitude += slope * most + blocks + float(np.abs(options.per_depth).max())
         return _ROUNDING * magnitude
-
-    def _worth(self, s: int, prices: _Prices, pairs: Integers, slopes: Floats) -> Floats:
-        """``max over m of A sigma - price`` for rows of a pair and a slope ``A``: (rows, K, L)."""
-        part = self.parts[s]
-        plain = slopes[:, None, None] * part.sigma[pairs] - prices.constant[pairs]
-        if part.exponent == 0:
-            return plain
-        # A e L ln m - linear m - square m^2 - L stepped(m), concave in m without the last term.
-        reward = slopes[:, None, None] * (part.exponent * part.depth)
-        linear, square = prices.linear[pairs], prices.square[pairs]
-        first, end = part.first_mid[pairs], part.end_mid[pairs]
-        has_square = bool(prices.square.any())
-        if len(part.mid) <= _FEW or prices.stepped is not None:
-            best = np.full(plain.shape, -np.inf)
-            for w, (mid, log_mid) in enumerate(zip(part.mid, part.log_mid, strict=True)):
-                value = reward * log_mid - linear * mid
-                if has_square:
-                    value -= square * mid**2
-                if prices.stepped is not None:
-                    value -= prices.stepped[w] * part.depth
-                outside = (first > w) | (end <= w)
-                if outside.any():
-                    value[outside] = -np.inf
-                np.maximum(best, value, out=best)
-            return np.asarray(plain + best)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if has_square:
-                ideal = 2 * reward / (linear + np.sqrt(linear**2 + 8 * reward * square))
-            else:
-                ideal = reward / linear
-        above = np.searchsorted(part.mid, ideal)
-        best = np.full(plain.shape, -np.inf)
-        for position in (above - 1, above):
-            # Where nothing is charged the ideal is infinite or not a number, and the widest is best: both clip to it.
-            at = np.clip(position, first[:, None, None], end[:, None, None] - 1)
-            mid = part.mid[at]
-            value = reward * part.log_mid[at] - linear * mid
-            if has_square:
-                value -= square * mid**2
-            np.maximum(best, value, out=best)
-        return np.asarray(plain + best)
 
     def _backward(self, prices: list[_Prices]) -> list[Lines]:
         """Lines of the value-to-go at every node of every segment, as functions of the log-width there."""
@@ -301,8 +282,7 @@ class Program:
         part = self.parts[s]
         slope, intercept = ahead.slope[part.node], ahead.intercept[part.node].copy()
         pairs, line = np.nonzero(np.isfinite(intercept))
-        worth = self._worth(s, prices, pairs, slope[pairs, line])
-        intercept[pairs, line] += worth.max(axis=(1, 2))
+        intercept[pairs, line] += best_values(prices.options, pairs, slope[pairs, line])
         return slope, intercept
 
     def _path(self, prices: list[_Prices], lines: list[Lines], pair: int, line: int) -> tuple[Choice, ...]:
@@ -320,16 +300,14 @@ class Program:
     def _option(self, s: int, prices: _Prices, pair: int, slope: float) -> Choice:
         """The best option of a pair for the slope ahead."""
         part = self.parts[s]
-        worth = self._worth(s, prices, np.array([pair]), np.array([slope]))[0]
+        rows, slopes = np.array([pair]), np.array([slope])
+        worth = values(prices.options, rows, slopes)[0]
         k, position = np.unravel_index(int(np.argmax(worth)), worth.shape)
-        depth = int(part.depth[position])
-        first, end = part.first_mid[pair], part.end_mid[pair]
-        mid = part.mid[first:end]
-        values = slope * part.exponent * depth * part.log_mid[first:end]
-        values -= prices.linear[pair, k, position] * mid + prices.square[pair, k, position] * mid**2
-        if prices.stepped is not None:
-            values -= depth * prices.stepped[first:end]
-        return int(part.channels[part.node[pair]]), int(mid[np.argmax(values)]), int(part.kernel[k]), depth
+        node = part.node[pair]
+        widths = range(part.first_mid[node], part.end_mid[node])
+        each = [values(prices.options, rows, slopes, w)[0, k, position] for w in widths]
+        mid = part.mid[widths[int(np.argmax(each))]]
+        return int(part.channels[node]), int(mid), int(part.kernel[k]), int(part.depth[position])
 
     def _slack(self, multipliers: Floats, tangents: tuple[float, ...], path: tuple[Choice, ...]) -> Floats:
         """Subgradient of the bound: the slack of the maximising path in every priced constraint."""
@@ -370,14 +348,14 @@ class Program:
         ahead = [*self._candidate_slopes(lines, prices), None]
         bounds = []
         # Value of the best prefix at every node (rows) at some slopes (columns); convex between them.
-        slopes, values = np.zeros((1, 1)), np.zeros((1, 1))
+        slopes, known = np.zeros((1, 1)), np.zeros((1, 1))
         for s, part in enumerate(self.parts):
             own = np.zeros(1) if s == 0 else self.parts[s - 1].gain + prices[s - 1].slope
             line_slope, line_intercept = lines[s].slope[part.node], lines[s].intercept[part.node]
             pairs, line = np.nonzero(np.isfinite(line_intercept))
             slope = line_slope[pairs, line]
             source = part.source[pairs]
-            before = _interpolated(slopes, values, source, slope + own[source])
+            before = _interpolated(slopes, known, source, slope + own[source])
             rest = before + line_intercept[pairs, line] + constant
             bounds.append(self._by_value(s, prices[s], pairs, slope, rest))
             following = ahead[s]
@@ -385,10 +363,10 @@ class Program:
                 at = following[part.node]
                 rows, column = np.nonzero(np.isfinite(at))
                 slope, source = at[rows, column], part.source[rows]
-                reached = _interpolated(slopes, values, source, slope + own[source])
-                reached += self._worth(s, prices[s], rows, slope).max(axis=(1, 2))
-                slopes, values = following, np.full(following.shape, -np.inf)
-                np.maximum.at(values, (part.node[rows], column), reached)
+                reached = _interpolated(slopes, known, source, slope + own[source])
+                reached += best_values(prices[s].options, rows, slope)
+                slopes, known = following, np.full(following.shape, -np.inf)
+                np.maximum.at(known, (part.node[rows], column), reached)
         return bounds
 
     def _candidate_slopes(self, lines: list[Lines], prices: list[_Prices]) -> list[Floats]:
@@ -413,29 +391,24 @@ class Program:
     def _by_value(
         self, s: int, prices: _Prices, pairs: Integers, slope: Floats, rest: Floats
     ) -> tuple[Floats, Floats, Floats, Floats]:
-        part = self.parts[s]
-        worth = self._worth(s, prices, pairs, slope) + rest[:, None, None]
-        box = self.box
+        part, options = self.parts[s], prices.options
         nodes = np.full(len(part.channels), -np.inf)
-        np.maximum.at(nodes, part.node[pairs], worth.max(axis=(1, 2)))
-        channels = np.full(len(box.channels[s]), -np.inf)
-        channels[np.searchsorted(box.channels[s], part.channels)] = nodes
-        kernel, depth = worth.max(axis=(0, 2)), worth.max(axis=(0, 1))
+        kernel, depth = np.full(len(part.kernel), -np.inf), np.full(len(part.depth), -np.inf)
         mids = np.full(len(part.mid), -np.inf)
-        if len(part.mid) == 1:
-            mids[0] = worth.max()
-        else:
-            # Only rows that could be above the best of another width matter; widths share the rest of the value.
-            plain = slope[:, None, None] * part.sigma[pairs] - prices.constant[pairs] + rest[:, None, None]
-            reward = slope[:, None, None] * (part.exponent * part.depth)
-            linear, square = prices.linear[pairs], prices.square[pairs]
-            for w, (mid, log_mid) in enumerate(zip(part.mid, part.log_mid, strict=True)):
-                inside = (part.first_mid[pairs] <= w) & (part.end_mid[pairs] > w)
-                if inside.any():
-                    value = plain + reward * log_mid - linear * mid - square * mid**2
-                    if prices.stepped is not None:
-                        value -= prices.stepped[w] * part.depth
-                    mids[w] = value[inside].max()
+        size = max(1, _CHUNK // (len(kernel) * len(depth)))
+        for start in range(0, len(pairs), size):
+            rows = slice(start, start + size)
+            worth = values(options, pairs[rows], slope[rows]) + rest[rows, None, None]
+            np.maximum.at(nodes, part.node[pairs[rows]], worth.max(axis=(1, 2)))
+            np.maximum(kernel, worth.max(axis=(0, 2)), out=kernel)
+            np.maximum(depth, worth.max(axis=(0, 1)), out=depth)
+            for w in range(len(mids)) if len(mids) > 1 else ():
+                each = values(options, pairs[rows], slope[rows], w) + rest[rows, None, None]
+                mids[w] = max(mids[w], float(each.max()))
+        if len(mids) == 1:
+            mids[0] = nodes.max()
+        channels = np.full(len(self.box.channels[s]), -np.inf)
+        channels[np.searchsorted(self.box.channels[s], part.channels)] = nodes
         return channels, mids, kernel, depth
 
 
@@ -447,12 +420,7 @@ def _part(
     # Widths that go with a number of channels are consecutive, since mid_ratio is an interval.
     first = carries.argmax(axis=1)
     end = first + carries.sum(axis=1)
-    pick = np.ix_(nodes, kernels)
-    first_costs = table.first[:, :, sources[source][:, None], nodes[node][:, None], kernels[None, :]]
-    again_costs = table.again[:, :, nodes[node][:, None], kernels[None, :]]
-    log_again = table.log_again[pick][node]
-    log_first = table.log_first[sources[source][:, None], nodes[node][:, None], kernels[None, :]]
-    repeats = depth - 1
+    pick = (sources[source][:, None], nodes[node][:, None], kernels[None, :])
     leaving, exists = _padded(source, len(sources))
     return _Part(
         source=source,
@@ -460,13 +428,15 @@ def _part(
         channels=table.nodes[nodes],
         mid=table.mid[mids].astype(float),
         log_mid=np.log(table.mid[mids]),
-        first_mid=first[node],
-        end_mid=end[node],
+        first_mid=first,
+        end_mid=end,
         kernel=table.kernel[kernels],
         depth=depth,
-        costs=first_costs[..., None] + again_costs[..., None] * repeats,
+        first=table.first[(slice(None), slice(None), *pick)],
+        again=table.again[:, :, nodes[:, None], kernels[None, :]],
         stepped=None if table.stepped is None else table.stepped[:, mids],
-        sigma=log_first[:, :, None] + log_again[:, :, None] * repeats,
+        sigma_first=table.log_first[pick],
+        sigma_again=table.log_again[nodes[:, None], kernels[None, :]],
         exponent=table.exponent,
         layers=table.layers,
         gain=table.gain[nodes],
