@@ -14,7 +14,7 @@ import numpy as np
 
 from mad_ip.lagrangian.tables import Floats, Integers
 
-__all__ = ["ACCELERATED", "Lines", "Priced", "best_values", "envelope", "values"]
+__all__ = ["ACCELERATED", "Lines", "Priced", "best_values", "coarser", "envelope", "values"]
 
 _FEW = 6
 """Inner widths up to which trying all is faster than the closed form."""
@@ -123,6 +123,42 @@ def envelope(slopes: Floats, intercepts: Floats, low: Floats, high: Floats) -> L
         origin, exists = _walk(slopes, intercepts, low, high)
     kept = np.take_along_axis(intercepts, origin, axis=1)
     return Lines(np.take_along_axis(slopes, origin, axis=1), np.where(exists, kept, -np.inf), origin)
+
+
+def coarser(lines: Lines, low: Floats, high: Floats, most: int) -> Lines:
+    """Rows of more than ``most`` lines replaced by ``most`` chords of their envelope on ``[low, high]``.
+
+    A line that is not below a convex function at two points is not below it between them.
+    """
+    number = np.isfinite(lines.intercept).sum(axis=1)
+    many = np.flatnonzero(number > most)
+    if len(many) == 0:
+        return lines
+    count, rows = number[many], np.arange(len(many))[:, None]
+    slope, intercept = lines.slope[many], lines.intercept[many]
+    # Corners of the envelope: the ends of the range, and where consecutive lines meet.
+    picked = np.round(np.linspace(0, 1, most + 1) * count[:, None]).astype(int)
+    left, right = np.maximum(picked - 1, 0), np.minimum(picked, count[:, None] - 1)
+    rise = slope[rows, right] - slope[rows, left]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corner = np.where(rise > 0, (intercept[rows, left] - intercept[rows, right]) / rise, low[many, None])
+    corner[:, -1] = high[many]
+    corner = np.clip(corner, low[many, None], high[many, None])
+    height = np.maximum(
+        slope[rows, left] * corner + intercept[rows, left], slope[rows, right] * corner + intercept[rows, right]
+    )
+    run = np.diff(corner, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        chord = np.where(run > 0, np.diff(height, axis=1) / run, slope[rows, right[:, :-1]])
+    chord = np.clip(chord, slope[rows, right[:, :-1]], slope[rows, left[:, 1:]])
+    at = np.maximum(height[:, :-1] - chord * corner[:, :-1], height[:, 1:] - chord * corner[:, 1:])
+    width = min(lines.slope.shape[1], max(most, int(number[number <= most].max(initial=0))))
+    slopes, intercepts = lines.slope[:, :width].copy(), lines.intercept[:, :width].copy()
+    origin = lines.origin[:, :width].copy()
+    intercepts[many] = -np.inf
+    slopes[many, :most], intercepts[many, :most] = chord, at
+    origin[many, :most] = lines.origin[many][rows, (right[:, :-1] + left[:, 1:]) // 2]
+    return Lines(slopes, intercepts, origin)
 
 
 def _walk(slopes: Floats, intercepts: Floats, low: Floats, high: Floats) -> tuple[Integers, Any]:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import entropy
-from mad_ip.lagrangian.box import Box, spreads
-from mad_ip.lagrangian.kernels import Lines, Priced, best_values, envelope, values
+from mad_ip.lagrangian.box import Box, spreads, whole
+from mad_ip.lagrangian.kernels import Lines, Priced, best_values, coarser, envelope, values
 from mad_ip.lagrangian.tables import BUDGETS, Floats, Integers, Table
 from mad_ip.lagrangian.tables import tables as build_tables
 from mad_ip.spec import Spec
@@ -32,6 +32,12 @@ Choice = tuple[int, int, int, int]
 
 _ROUNDING = 1e-12
 """Margin on every bound, relative to the magnitudes summed: see docs/verification.md."""
+
+_PRICES = np.geomspace(0.02, 20, 10)
+"""Prices of a budget, in units of the widest path, that bound what a path carries."""
+
+_LINES = 16
+"""Lines kept at a node; more are replaced by as many chords, which are nowhere below them."""
 
 _CHUNK = 1 << 17
 """Options valued at a time when every value of a choice gets a bound of its own."""
@@ -63,6 +69,27 @@ class Relaxation:
         ratio = spec.budget.effectiveness
         self.log_ratio = 0.0 if ratio is None else math.log(ratio) + math.log1p(entropy.EFFECTIVENESS_TOLERANCE)
         self.beta = spec.objective.depth_penalty
+
+    @cached_property
+    def widest(self) -> list[Floats]:
+        """For every node of every segment, a bound on the log-width that paths within each single budget carry there.
+
+        For any price, a path within the budget carries at most ``max (S - price cost) + price``; the best of several.
+        """
+        box = whole(self.spec).tightened()
+        bounds = [np.full(len(table.nodes), np.inf) for table in self.tables]
+        program = None if box is None else Program(self, box, ranged=False)
+        if program is None or program.is_empty:
+            return bounds
+        scale = float(program.carried[-1][1].max())
+        for budget in np.eye(len(self.budgets)):
+            least = program.prefixes(0.0, budget)[1]
+            for price in scale * _PRICES:
+                most = program.prefixes(1.0, price * budget)[0]
+                for s, nodes in enumerate(program.nodes):
+                    found = (most[s] + price * (least[s] + 1)) * (1 + 1e-9)
+                    bounds[s][nodes] = np.minimum(bounds[s][nodes], found)
+        return bounds
 
     @cached_property
     def least(self) -> Floats:
@@ -128,7 +155,7 @@ class _Prices:
 class Program:
     """The relaxation over a box; ``is_empty`` when no path of channels remains."""
 
-    def __init__(self, relaxation: Relaxation, box: Box) -> None:
+    def __init__(self, relaxation: Relaxation, box: Box, *, ranged: bool = True) -> None:
         self.relaxation = relaxation
         self.box = box
         self.parts: list[_Part] = []
@@ -149,7 +176,11 @@ class Program:
             depth = np.array(box.depth[s])
             self.parts.append(_part(table, before, links[s], positions[1][s], positions[2][s], depth))
             before = links[s]
+        self.nodes = links
         self.carried = self._carried()
+        if ranged:
+            most = [bound[nodes] for bound, nodes in zip(relaxation.widest, links, strict=True)]
+            self.carried = [(low, np.minimum(high, m)) for (low, high), m in zip(self.carried, most, strict=True)]
         self.spreads = spreads(tuple(box.depth[s] for s in box.penalised), box.first, box.last)
         self.is_empty = bool(box.penalised) and len(self.spreads) == 0
 
@@ -178,6 +209,21 @@ class Program:
             np.maximum.at(high, part.node, most)
             ranges.append((low * (1 - _ROUNDING), high * (1 + _ROUNDING)))
         return ranges
+
+    def prefixes(self, slope: float, budgets: Floats) -> tuple[list[Floats], list[Floats]]:
+        """At every node the largest ``slope S - price`` of a path up to it, and the largest ``-price`` after it."""
+        options = [part.priced(budgets, np.zeros(len(part.depth))) for part in self.parts]
+        rows = [np.arange(len(part.node)) for part in self.parts]
+        before, after = [np.zeros(1)], [np.zeros(len(self.parts[-1].channels))]
+        for part, priced, pairs in zip(self.parts, options, rows, strict=True):
+            arriving = before[-1][part.source] + best_values(priced, pairs, np.full(len(pairs), slope))
+            before.append(np.full(len(part.channels), -np.inf))
+            np.maximum.at(before[-1], part.node, arriving)
+        for part, priced, pairs in zip(self.parts[:0:-1], options[:0:-1], rows[:0:-1], strict=True):
+            leaving = after[-1][part.node] + best_values(priced, pairs, np.zeros(len(pairs)))
+            after.append(np.full(len(part.leaving), -np.inf))
+            np.maximum.at(after[-1], part.source, leaving)
+        return before[1:], after[::-1]
 
     @cached_property
     def scales(self) -> Floats:
@@ -274,7 +320,7 @@ class Program:
             flat = len(low), -1
             slopes = (slope[part.leaving] + own).reshape(flat)
             intercepts = np.where(part.exists[:, :, None], intercept[part.leaving], -np.inf).reshape(flat)
-            lines.append(envelope(slopes, intercepts, low, high))
+            lines.append(coarser(envelope(slopes, intercepts, low, high), low, high, _LINES))
         return lines[::-1]
 
     def _through(self, s: int, prices: _Prices, ahead: Lines) -> tuple[Floats, Floats]:
@@ -300,14 +346,17 @@ class Program:
     def _option(self, s: int, prices: _Prices, pair: int, slope: float) -> Choice:
         """The best option of a pair for the slope ahead."""
         part = self.parts[s]
-        rows, slopes = np.array([pair]), np.array([slope])
-        worth = values(prices.options, rows, slopes)[0]
+        options = prices.options
+        worth = values(options, np.array([pair]), np.array([slope]))[0]
         k, position = np.unravel_index(int(np.argmax(worth)), worth.shape)
-        node = part.node[pair]
-        widths = range(part.first_mid[node], part.end_mid[node])
-        each = [values(prices.options, rows, slopes, w)[0, k, position] for w in widths]
-        mid = part.mid[widths[int(np.argmax(each))]]
-        return int(part.channels[node]), int(mid), int(part.kernel[k]), int(part.depth[position])
+        node, depth = part.node[pair], int(part.depth[position])
+        widths = slice(part.first_mid[node], part.end_mid[node])
+        mid = part.mid[widths]
+        _, linear, square = options.first[:, pair, k] + (depth - 1) * options.again[:, node, k]
+        each = slope * part.exponent * depth * part.log_mid[widths] - linear * mid - square * mid**2
+        if options.stepped is not None:
+            each -= depth * options.stepped[widths]
+        return int(part.channels[node]), int(mid[np.argmax(each)]), int(part.kernel[k]), depth
 
     def _slack(self, multipliers: Floats, tangents: tuple[float, ...], path: tuple[Choice, ...]) -> Floats:
         """Subgradient of the bound: the slack of the maximising path in every priced constraint."""

@@ -71,15 +71,16 @@ def branch_and_bound(
     target: Callable[[], float],
     judge: Judge,
     *,
+    start: Floats | None = None,
     seconds: float = math.inf,
     watch: Callable[[State], bool] = lambda _: False,
 ) -> Tree:
     """Branch, best bound first, until no box can pass ``target()``, or until ``watch`` or the time says stop.
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that may be better designs: those
-    that keep all priced constraints of their box.
+    that keep all priced constraints of their box. ``start`` are multipliers to begin with.
     """
-    return _Search(relaxation, target, judge, seconds, watch).run()
+    return _Search(relaxation, target, judge, start, seconds, watch).run()
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,12 @@ class _Search:
         relaxation: Relaxation,
         target: Callable[[], float],
         judge: Judge,
+        start: Floats | None,
         seconds: float,
         watch: Callable[[State], bool],
     ) -> None:
         self.relaxation, self.target, self.judge = relaxation, target, judge
-        self.seconds, self.watch = seconds, watch
+        self.start, self.seconds, self.watch = start, seconds, watch
         self.began = time.perf_counter()
         self.queue: list[tuple[float, int, _Open]] = []
         self.order = itertools.count()
@@ -137,9 +139,9 @@ class _Search:
                 node.kind, node.value = "point", self.judge(box.point)
                 self.settled = max(self.settled, node.value)
                 return
-            start = np.where(np.isfinite(self.relaxation.least), program.scales / 2, 0.0)
-            if above is not None and above.multipliers is not None:
-                start = above.multipliers
+            start = self.start if above is None else above.multipliers
+            if start is None:
+                start = np.where(np.isfinite(self.relaxation.least), program.scales / 2, 0.0)
             dual = minimise(program, start, cutoff=self.target())
             best = dual.best
             if above is not None and best.value > above.value:
