@@ -24,7 +24,7 @@ from mad_ip.lagrangian.dual import minimise
 from mad_ip.lagrangian.kernels import ACCELERATED, coarser, envelope
 from mad_ip.lagrangian.program import Bound, Program, Relaxation
 from mad_ip.lagrangian.tree import Node, branch_and_bound
-from mad_ip.spec import Budget, Spec
+from mad_ip.spec import Spec
 from mad_ip.verification.bound import bound, replay
 
 QUICK = settings(
@@ -165,26 +165,26 @@ def test_the_program_is_the_literal_longest_path(spec: Spec, seed: int) -> None:
                 for value, most in zip(getattr(box, axis)[s], row, strict=True):
                     through = (v for v, _, x in values if x.path[s][position] == value and single_budgets(spec, x))
                     assert most >= max(through, default=-math.inf) - tolerance, (axis, s, value)
-                # The best path takes some value of every choice.
-                assert row.max() == pytest.approx(found.value, rel=1e-9, abs=tolerance)
 
 
 @QUICK
 @given(spec=specs(limit=250), seed=SEEDS)
-def test_without_budgets_the_program_is_exact(spec: Spec, seed: int) -> None:
-    spec = dataclasses.replace(spec, budget=Budget(effectiveness=spec.budget.effectiveness), sha256="")
+def test_the_program_over_all_log_widths_is_exact(spec: Spec, seed: int) -> None:
     random = Random(seed)
     relaxation, everything = Relaxation(spec), literals(spec)
     for _ in range(3):
         box = random_box(relaxation, everything, random).tightened()
         assert box is not None
-        program = Program(relaxation, box)
+        program = Program(relaxation, box, ranged=False)
         found = program.evaluate(random_multipliers(program, random))
         values = [(*priced(spec, x, box, found), x) for x in everything if x.inside(box, total=False)]
         tolerance = 1e-9 * (1 + max(magnitude for _, magnitude, _ in values))
         best = max(value for value, _, _ in values)
         assert abs(found.value - best) <= tolerance
         assert found.path in {x.path for value, _, x in values if value >= best - tolerance}
+        for bounds in program.value_bounds(found):
+            # The best path takes some value of every choice.
+            assert [row.max() for row in bounds] == pytest.approx([found.value] * 4, rel=1e-9, abs=tolerance)
 
 
 @QUICK
@@ -193,7 +193,7 @@ def test_chords_in_place_of_lines_only_raise_the_bound(spec: Spec, seed: int, li
     box = whole(spec).tightened()
     assert box is not None
     relaxation = Relaxation(spec)
-    program = Program(relaxation, box)
+    program = Program(relaxation, box, ranged=False)
     multipliers = random_multipliers(program, Random(seed))
     exact = program.evaluate(multipliers)
     exact_values = program.value_bounds(exact)
@@ -261,7 +261,7 @@ def test_the_slack_is_a_subgradient(spec: Spec, seed: int) -> None:
     relaxation = Relaxation(spec)
     box = random_box(relaxation, literals(spec), random).tightened()
     assert box is not None
-    program = Program(relaxation, box)
+    program = Program(relaxation, box, ranged=False)
     centre = program.evaluate(random_multipliers(program, random))
     for _ in range(5):
         other = program.evaluate(random_multipliers(program, random), centre.tangents)

@@ -180,7 +180,8 @@ class Program:
         self.carried = self._carried()
         if ranged:
             most = [bound[nodes] for bound, nodes in zip(relaxation.widest, links, strict=True)]
-            self.carried = [(low, np.minimum(high, m)) for (low, high), m in zip(self.carried, most, strict=True)]
+            # Where even the narrowest path breaks a budget nothing need be kept.
+            self.carried = [(low, np.clip(m, low, high)) for (low, high), m in zip(self.carried, most, strict=True)]
         self.spreads = spreads(tuple(box.depth[s] for s in box.penalised), box.first, box.last)
         self.is_empty = bool(box.penalised) and len(self.spreads) == 0
 
