@@ -46,6 +46,8 @@ class Box:
 
     def tightened(self) -> Box | None:
         """The box without the depths that no admissible total allows; ``None`` when nothing is left."""
+        if not all(all(getattr(self, axis)) for axis in AXES):
+            return None
         depth, first, last = list(self.depth), self.first, self.last
         while self.penalised:
             before = first, last, *depth
@@ -59,7 +61,7 @@ class Box:
                     return None
             if before == (first, last, *depth):
                 break
-        if first > last or not all(all(getattr(self, axis)) for axis in AXES):
+        if first > last:
             return None
         return dataclasses.replace(self, depth=tuple(depth), first=first, last=last)
 
