@@ -5,9 +5,10 @@ The paper's own method is evolutionary (DeepMAD, section 5); here it only gives 
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,9 @@ from mad_ip import blocks, cost, entropy
 from mad_ip.catalogue import Catalogue, Integers, stage_quantities
 from mad_ip.spec import Spec
 
-__all__ = ["Population", "first_incumbent"]
+__all__ = ["POPULATION", "Population", "evolve", "first_incumbent", "path_of"]
 
-_POPULATION = 256
+POPULATION = 256
 _GENERATIONS = 200
 _PATIENCE = 25
 """Generations without a better best after which an island ends."""
@@ -106,19 +107,33 @@ def first_incumbent(
             break
         if violation[0] == 0 and score[0] > best_score:
             best, best_score = row, float(score[0])
-    return None if best is None else _path(catalogue, population, best)
+    return None if best is None else path_of(catalogue, best)
+
+
+def evolve(
+    population: Population, generator: np.random.Generator, vary: Callable[[Integers], Integers]
+) -> Iterator[tuple[Integers, float, float]]:
+    """The best row, its score and its violation after every generation, without end.
+
+    The first generation is random; of parents and the children that ``vary`` makes of them (the best first) the best
+    survive: the least violation, then the highest score.
+    """
+    sizes = np.array([len(domain) for domain in population.genes()])
+    rows = generator.integers(0, sizes, (POPULATION, len(sizes)))
+    while True:
+        rows = np.unique(np.concatenate([rows, vary(rows)]), axis=0)
+        score, violation = population.evaluate(rows)
+        order = np.lexsort((-score, violation))[:POPULATION]
+        rows = rows[order]
+        yield rows[0], float(score[order[0]]), float(violation[order[0]])
 
 
 def _evolve(population: Population, generator: np.random.Generator, stop: Callable[[], bool]) -> Integers:
     """One island: truncation selection, uniform crossover of whole stages, steps and resets of single genes."""
     sizes = np.array([len(domain) for domain in population.genes()])
-    rows = generator.integers(0, sizes, (_POPULATION, len(sizes)))
-    score, violation = population.evaluate(rows)
-    best, age = (-math.inf, -math.inf), 0
-    for _ in range(_GENERATIONS):
-        if stop() or age > _PATIENCE:
-            break
-        parents = np.minimum(*generator.integers(0, len(rows), (2, 2 * _POPULATION)))
+
+    def vary(rows: Integers) -> Integers:
+        parents = np.minimum(*generator.integers(0, len(rows), (2, 2 * POPULATION)))
         children = rows[parents].copy()
         mates = rows[generator.integers(0, len(rows), len(children))]
         crossed = generator.random(children.shape) < 0.3
@@ -126,14 +141,15 @@ def _evolve(population: Population, generator: np.random.Generator, stop: Callab
         children[crossed] = mates[crossed]
         changed = generator.random(children.shape) < generator.choice([1.0, 2.0, 4.0], (len(children), 1)) / len(sizes)
         steps = generator.choice([-3, -2, -1, -1, 1, 1, 2, 3], children.shape)
-        children = np.clip(children + changed * steps, 0, sizes - 1)
-        rows = np.unique(np.concatenate([rows, children]), axis=0)
-        score, violation = population.evaluate(rows)
-        order = np.lexsort((-score, violation))[:_POPULATION]
-        rows = rows[order]
-        present = (-float(violation[order[0]]), float(score[order[0]]))
+        return np.asarray(np.clip(children + changed * steps, 0, sizes - 1))
+
+    best, age = (-math.inf, -math.inf), 0
+    for row, score, violation in itertools.islice(evolve(population, generator, vary), _GENERATIONS):
+        present = (-violation, score)
         best, age = (present, 0) if present > best else (best, age + 1)
-    return np.asarray(rows[0])
+        if stop() or age > _PATIENCE:
+            return row
+    return row
 
 
 def _polish(population: Population, row: Integers, stop: Callable[[], bool]) -> Integers:
@@ -154,8 +170,9 @@ def _polish(population: Population, row: Integers, stop: Callable[[], bool]) -> 
     return row
 
 
-def _path(catalogue: Catalogue, population: Population, row: Integers) -> tuple[int, ...]:
+def path_of(catalogue: Catalogue, row: Integers) -> tuple[int, ...]:
     """The options of a row, each replaced by one that dominates it where the catalogue has dropped it."""
+    population = Population(catalogue.spec)
     values = [int(domain[index]) for domain, index in zip(population.genes(), row, strict=True)]
     spec = catalogue.spec
     c, path = values[0], []

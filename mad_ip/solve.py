@@ -11,8 +11,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mad_ip import catalogue as catalogues
 from mad_ip import depths, entropy, paths, search
@@ -24,7 +26,7 @@ from mad_ip.errors import InternalError, MadIpError
 from mad_ip.reduction import reduce
 from mad_ip.spec import Budget, Spec
 
-__all__ = ["InfeasibleError", "NoDesignError", "Report", "decode", "solve"]
+__all__ = ["InfeasibleError", "NoDesignError", "Report", "choices", "decode", "solve"]
 
 _SCORE_TOLERANCE = 1e-6
 """Largest relative difference between a solver's objective and the recomputed score."""
@@ -160,6 +162,9 @@ class _Solve:
         catalogue = paths.within_budgets(everything)
         if catalogue.is_empty:
             raise InfeasibleError(explain(self.spec, everything, self.profile, self.stopped))
+        if self.backend.takes == "catalogue":
+            self._search(everything, catalogue)
+            return self._certified(everything)
         self.phase = "first incumbent"
         self._report()
         path = search.first_incumbent(catalogue, self.seed, self.stopped)
@@ -173,6 +178,27 @@ class _Solve:
         self._accept(decode(catalogue, path))
         self._improve(catalogue, path)
         return self._certified(everything)
+
+    def _search(self, everything: Catalogue, catalogue: Catalogue) -> None:
+        """Let a backend that knows the catalogue find designs by itself, with no help but a bound."""
+        self.phase = self.backend.name
+        self.bound = _entropy_bound(catalogue) - self.spec.objective.depth_penalty
+        self._report()
+
+        def follow(progress: Progress) -> bool:
+            if progress.values is not None:
+                self._accept(decode(catalogue, progress.values.astype(int).tolist()))
+            return self.stopped()
+
+        limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
+        outcome = solve_apart(self.profile, catalogue, limits, follow)
+        if outcome.status == "infeasible":
+            raise InfeasibleError(explain(self.spec, everything, self.profile, self.stopped))
+        if outcome.values is not None:
+            self._accept(decode(catalogue, outcome.values.astype(int).tolist()))
+        if self.design is None:
+            raise NoDesignError("stopped before any design that meets the budgets was found")
+        self.bound = min(self.bound, max(outcome.bound, self._score))
 
     def stopped(self) -> bool:
         """Whether the time limit is passed or the user wants to stop."""
@@ -204,10 +230,11 @@ class _Solve:
         # The reduction computes with NumPy numbers.
         bound = float(max(self.bound, score))
         gap = relative_gap(score, bound)
+        proven = gap <= self.gap or bound - score <= _PRECISION * max(100.0, abs(score))
         certificate = Certificate(
             backend=self.backend.name,
             version=self.backend.version,
-            status="optimal" if gap <= self.gap or bound - score <= _PRECISION * max(100.0, abs(score)) else "feasible",
+            status="optimal" if proven and self.backend.proves else "feasible",
             bound=bound,
             gap=gap,
             seconds=round(self._elapsed(), 3),
@@ -236,7 +263,7 @@ class _Solve:
             self._report()
             return self.stopped()
 
-        if len(catalogue) > _REDUCE_ABOVE:
+        if self.profile.reduction and len(catalogue) > _REDUCE_ABOVE:
             reduction = reduce(catalogue, window, cutoff, watch=follow)
             self.bound = min(self.bound, max(reduction.bound, self._score))
             # The incumbent's own options pass the cutoff up to rounding; they are the start, whatever their bound says.
@@ -274,17 +301,26 @@ class _Solve:
         while True:
             formulation.assign(start)
             problem, columns = compile_model(formulation.model, start=True)
+            problem = dataclasses.replace(problem, choices=choices(formulation.model, columns))
 
-            def follow(progress: Progress) -> bool:
+            def follow(progress: Progress, columns: list[Any] = columns) -> bool:
                 self.bound = min(self.bound, max(progress.bound, floor))
                 self._report()
+                if progress.values is not None:
+                    design = decode(catalogue, formulation.path(columns, progress.values.tolist()))
+                    # A solver's tolerance may let a design pass that misses a budget; the end of the solve excludes it.
+                    if not violations(self.spec, design):
+                        self._accept(design)
                 return self.stopped()
 
             limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
             outcome = solve_apart(self.profile, problem, limits, follow)
+            if outcome.bound < floor - _SCORE_TOLERANCE * max(1.0, abs(floor)):
+                # That of an infeasible problem is -inf; the incumbent is a path of the formulation.
+                raise InternalError(f"the solver's bound {outcome.bound!r} is below the score {floor!r} of a design")
             self.bound = min(self.bound, max(outcome.bound, floor))
-            if outcome.status == "infeasible" or outcome.values is None:
-                # Without the excluded paths nothing is left, or nothing was found: the incumbent stands.
+            if outcome.values is None:
+                # Nothing was found: the incumbent stands.
                 return
             path = formulation.path(columns, outcome.values.tolist())
             design = decode(catalogue, path)
@@ -311,6 +347,17 @@ def _compare(objective: float, design: Design) -> None:
         )
 
 
+def choices(model: Any, columns: Sequence[Any]) -> tuple[NDArray[np.int64], ...]:
+    """The columns of which a path takes exactly one: options, pairs and depths of every segment, the spread."""
+    chosen: dict[tuple[str, int], list[int]] = {}
+    for column, variable in enumerate(columns):
+        container = variable.parent_component()
+        if container.local_name in ("x", "y", "z", "v"):
+            segment = 0 if container is model.component("v") else variable.index()[0]
+            chosen.setdefault((container.local_name, segment), []).append(column)
+    return tuple(np.array(group) for group in chosen.values())
+
+
 def _entropy_bound(catalogue: Catalogue) -> float:
     """An upper bound on the entropy: at every segment's end the largest gain times the largest log-width."""
     _, high = paths.carried_bounds(catalogue)
@@ -332,6 +379,8 @@ def least_spread(
 
     if catalogue.is_empty:
         return None
+    if load_backend(profile).takes == "catalogue":
+        profile = Profile()
     spec = catalogue.spec
     masks = [np.ones(len(segment), bool) for segment in catalogue.segments]
     if len(catalogue) > _REDUCE_ABOVE:

@@ -1,4 +1,4 @@
-"""Solver backends behind one small interface: a compiled model in, status, values and bound out."""
+"""Solver backends behind one small interface: a compiled model or a catalogue in, status, values and bound out."""
 
 from mad_ip.backends.base import Backend, Limits, Outcome, Problem, Progress, compile_model
 from mad_ip.backends.process import solve_apart

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csc_array
 
-__all__ = ["Backend", "Limits", "Outcome", "Problem", "Progress", "Watch", "compile_model"]
+from mad_ip.errors import InputError
+
+__all__ = [
+    "Backend",
+    "Limits",
+    "Outcome",
+    "Problem",
+    "Progress",
+    "Takes",
+    "Watch",
+    "compile_model",
+    "proven",
+    "unknown_option",
+]
 
 Floats = NDArray[np.float64]
+Takes = Literal["matrix", "catalogue"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +36,7 @@ class Problem:
     """``maximise cost x + offset`` subject to ``row_lower <= A x <= row_upper`` and bounds; some x integer.
 
     ``A`` has shape ``shape`` and is stored by columns: ``starts``, ``rows``, ``values``. ``start`` is a feasible point
-    or ``None``.
+    or ``None``. ``choices`` are disjoint sets of binary columns of which exactly one is 1; the rows imply it.
     """
 
     cost: Floats
@@ -35,6 +51,12 @@ class Problem:
     upper: Floats
     integer: NDArray[np.bool_]
     start: Floats | None
+    choices: tuple[NDArray[np.int64], ...] = ()
+
+    @property
+    def matrix(self) -> csc_array:
+        """``A`` as a sparse array."""
+        return csc_array((self.values, self.rows, self.starts), shape=self.shape)
 
     def objective(self, point: Floats) -> float:
         """The objective at a point."""
@@ -66,22 +88,44 @@ Watch = Callable[[Progress], bool]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a solve ended: ``bound`` is an upper bound on the objective, ``values`` the best point or ``None``."""
+    """How a solve ended: ``bound`` is an upper bound on the objective, ``values`` the best point or ``None``.
+
+    ``bound`` holds for the problem as given; ``rounding`` is the most by which rounded objective coefficients have
+    raised it, 0 for a solver of floating-point numbers.
+    """
 
     status: Literal["optimal", "stopped", "infeasible"]
     bound: float
     values: Floats | None
     nodes: int
+    rounding: float = 0.0
 
 
 class Backend(Protocol):
-    """A solver of compiled models."""
+    """A solver of compiled models (``takes`` a matrix: a :class:`Problem`) or of a :class:`Catalogue`.
+
+    ``values`` are a point of the problem, or a path: the option taken in every segment of the catalogue. ``proves``
+    says whether the backend bounds the optimum at all.
+    """
 
     name: str
     version: str
+    takes: Takes
+    proves: bool
 
-    def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
+    def solve(self, problem: Any, limits: Limits, watch: Watch) -> Outcome:
         """Solve within the limits; ``optimal`` only when proven within their gap."""
+
+
+def proven(objective: float, bound: float, gap: float) -> bool:
+    """Whether a bound is within a relative ``gap`` of an objective, up to a solver's tolerance of 1e-6."""
+    return bound - objective <= max(gap, 1e-6) * max(1.0, abs(objective))
+
+
+def unknown_option(where: str, solver: str, key: str, names: Iterable[str]) -> InputError:
+    """The error for an option that a solver does not have, with the nearest ones that it has."""
+    near = difflib.get_close_matches(key, names, n=3, cutoff=0.0)
+    return InputError(f"{where}: unknown to {solver}; the nearest names are {', '.join(near)}")
 
 
 def compile_model(model: Any, *, start: bool) -> tuple[Problem, list[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import math
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 import highspy
 import numpy as np
 
-from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Watch
+from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Takes, Watch, unknown_option
 from mad_ip.errors import InputError, InternalError
 
 __all__ = ["Highs"]
@@ -32,6 +31,8 @@ class Highs:
     """The HiGHS branch-and-cut solver (MIT licence)."""
 
     name = "highs"
+    takes: Takes = "matrix"
+    proves = True
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         self.options = dict(options)
@@ -82,8 +83,7 @@ class Highs:
         for key, value in self.options.items():
             where = f"{self.source}: options.{key} = {value!r}"
             if solver.getOptionType(key)[0] != _OK:
-                near = difflib.get_close_matches(key, _option_names(solver), n=3, cutoff=0.0)
-                raise InputError(f"{where}: unknown to HiGHS; the nearest names are {', '.join(near)}")
+                raise unknown_option(where, "HiGHS", key, _option_names(solver))
             if solver.setOptionValue(key, value) != _OK:
                 raise InputError(f"{where}: HiGHS refuses the value; must be one that its option list allows")
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Watch
 from mad_ip.backends.profile import Profile, load_backend
+from mad_ip.catalogue import Catalogue
 from mad_ip.errors import InternalError, MadIpError
 
 __all__ = ["serve", "solve_apart"]
@@ -27,7 +28,7 @@ _GRACE = 2.0
 """Seconds beyond the time limit that a solver has to stop by itself."""
 
 
-def solve_apart(profile: Profile, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
+def solve_apart(profile: Profile, problem: Problem | Catalogue, limits: Limits, watch: Watch) -> Outcome:
     """Solve as :meth:`Backend.solve` in a process, ended when ``watch`` asks for it or the time limit is passed.
 
     ``watch`` is also called while the solver reports nothing. Raise :class:`InternalError` when the process fails.

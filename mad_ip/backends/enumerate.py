@@ -1,0 +1,168 @@
+"""Every path of a catalogue, for small spaces: prefixes are extended in chunks and dropped where they miss a budget."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mad_ip import __version__, entropy
+from mad_ip.backends.base import Floats, Limits, Outcome, Progress, Takes, Watch, unknown_option
+from mad_ip.catalogue import Catalogue, Integers, Segment
+from mad_ip.errors import InputError
+from mad_ip.spec import Spec
+
+__all__ = ["Enumeration"]
+
+_CHUNK = 1 << 17
+"""Prefixes extended at a time; bounds the memory."""
+
+_ROUNDING = 1e-12
+"""Relative error of a score summed in another order than a design's own."""
+
+
+class Enumeration:
+    """Exhaustive enumeration; its only option ``paths`` is the largest number of paths that it accepts."""
+
+    name = "enumerate"
+    takes: Takes = "catalogue"
+    proves = True
+
+    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
+        self.source, self.paths = source, 10**9
+        for key, value in options.items():
+            where = f"{source}: options.{key} = {value!r}"
+            if key != "paths":
+                raise unknown_option(where, "enumerate", key, ["paths"])
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{where}: must be an integer of at least 1")
+            self.paths = value
+        self.version = __version__
+
+    def solve(self, catalogue: Catalogue, limits: Limits, watch: Watch) -> Outcome:
+        """Enumerate; see :class:`mad_ip.backends.base.Backend`.
+
+        Raises :class:`InputError` when the catalogue has more paths than the option ``paths`` allows.
+        """
+        number = _number_of_paths(catalogue)
+        if number > self.paths:
+            raise InputError(
+                f"{self.source}: backend = 'enumerate': {number:,} paths are too many; "
+                f"options.paths = {self.paths:,} allows fewer"
+            )
+        began = time.perf_counter()
+        best, values, seen = -math.inf, None, 0
+        pending = [_Prefixes.empty(catalogue.spec)]
+        while pending:
+            prefixes = pending.pop()
+            segment = catalogue.segments[prefixes.segments]
+            first, end = prefixes.following(segment)
+            if len(first) > 1 and int((end - first).sum()) > _CHUNK:
+                middle = len(first) // 2
+                pending += [prefixes.rows(slice(middle, None)), prefixes.rows(slice(middle))]
+                continue
+            prefixes = prefixes.extended(segment, catalogue.spec)
+            better = None
+            if prefixes.segments < len(catalogue.segments):
+                pending.append(prefixes)
+            else:
+                seen += len(prefixes.c)
+                scores = prefixes.scores(catalogue.spec)
+                if len(scores) and scores.max() > best:
+                    best, better = float(scores.max()), prefixes.path[int(scores.argmax())].astype(float)
+                    values = better
+            if watch(Progress(math.inf, seen, better)) or time.perf_counter() - began > limits.seconds:
+                return Outcome("stopped", math.inf, values, seen)
+        if values is None:
+            return Outcome("infeasible", -math.inf, None, seen)
+        return Outcome("optimal", best + _ROUNDING * abs(best), values, seen)
+
+
+@dataclass(frozen=True)
+class _Prefixes:
+    """Paths through the first segments, one a row: their options, costs, log-width and entropy so far."""
+
+    path: Integers
+    depth: Integers
+    c: Integers
+    macs: Integers
+    params: Integers
+    layers: Integers
+    log_width: Floats
+    entropy: Floats
+
+    @classmethod
+    def empty(cls, spec: Spec) -> _Prefixes:
+        """The one prefix without any segment: the image."""
+        none, zero = np.zeros((1, 0), np.int64), np.zeros(1, np.int64)
+        return cls(none, none, zero + spec.input.channels, zero, zero, zero, np.zeros(1), np.zeros(1))
+
+    @property
+    def segments(self) -> int:
+        """Number of segments passed."""
+        return int(self.path.shape[1])
+
+    def rows(self, chosen: slice | NDArray[np.bool_]) -> _Prefixes:
+        """Some of the rows."""
+        return _Prefixes(*(getattr(self, key)[chosen] for key in self.__dataclass_fields__))
+
+    def following(self, segment: Segment) -> tuple[Integers, Integers]:
+        """For every row, the first option of a segment that takes up its channels, and the end of those."""
+        return np.searchsorted(segment.c_in, self.c), np.searchsorted(segment.c_in, self.c, "right")
+
+    def extended(self, segment: Segment, spec: Spec) -> _Prefixes:
+        """By all options of a segment that follow, without those beyond a budget."""
+        first, end = self.following(segment)
+        row = np.repeat(np.arange(len(self.c)), end - first)
+        option = np.arange(len(row)) - np.repeat(np.cumsum(end - first) - end, end - first)
+        log_width = self.log_width[row] + segment.log_width[option]
+        c = segment.c[option]
+        longer = _Prefixes(
+            path=np.column_stack([self.path[row], option]),
+            depth=np.column_stack([self.depth[row], segment.depth[option]]),
+            c=c,
+            macs=self.macs[row] + segment.macs[option],
+            params=self.params[row] + segment.params[option],
+            layers=self.layers[row] + segment.layers[option],
+            log_width=log_width,
+            entropy=self.entropy[row] + segment.gain[np.searchsorted(segment.nodes, c)] * log_width,
+        )
+        kept = np.ones(len(row), bool)
+        for budget in ("macs", "params", "layers"):
+            limit = getattr(spec.budget, budget)
+            if limit is not None:
+                kept &= getattr(longer, budget) <= limit
+        ratio = spec.budget.effectiveness
+        if ratio is not None and segment.bounds_effectiveness:
+            kept &= entropy.ratio(longer.layers, log_width) <= ratio * (1 + entropy.EFFECTIVENESS_TOLERANCE)
+        return longer.rows(kept)
+
+    def scores(self, spec: Spec) -> Floats:
+        """The scores of complete paths."""
+        beta = spec.objective.depth_penalty
+        if beta == 0:
+            return self.entropy
+        depth = self.depth[:, 1 : 1 + len(spec.stages)][:, spec.penalised]
+        number = depth.shape[1]
+        spread = number * (depth**2).sum(axis=1) - depth.sum(axis=1) ** 2
+        uniformity = entropy.uniformity_of(spread, number, spec.convention)
+        return np.asarray(self.entropy - beta * np.minimum(uniformity, sys.float_info.max / beta))
+
+
+def _number_of_paths(catalogue: Catalogue) -> int:
+    """Exact number of paths, budgets ignored, in Python integers."""
+    ways: dict[int, int] | None = None
+    for segment in catalogue.segments:
+        following: dict[int, int] = {}
+        counts = np.diff(np.append(segment.starts, len(segment))).tolist()
+        ends = zip(segment.c_in[segment.starts].tolist(), segment.c[segment.starts].tolist(), counts, strict=True)
+        for c_in, c, count in ends:
+            following[c] = following.get(c, 0) + (1 if ways is None else ways.get(c_in, 0)) * count
+        ways = following
+    return sum((ways or {}).values())

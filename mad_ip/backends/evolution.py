@@ -1,0 +1,98 @@
+"""The paper's own method as a baseline: a seeded evolution by mutation alone (DeepMAD, CVPR 2023, section 5).
+
+A population of 256 architectures; a child changes one choice of one stage of a parent: channels or inner width times
+1.5, 1.25, 0.8, 0.6 or 0.5, rounded to the grid, the depth by one or two, or another kernel. It bounds nothing, so that
+it never says ``optimal``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mad_ip import __version__
+from mad_ip.backends.base import Floats, Limits, Outcome, Progress, Takes, Watch, unknown_option
+from mad_ip.catalogue import Catalogue, Integers
+from mad_ip.errors import InputError
+from mad_ip.search import POPULATION, Population, evolve, path_of
+
+__all__ = ["Evolution"]
+
+_FACTORS = (1.5, 1.25, 0.8, 0.6, 0.5)
+_STEPS = (-2, -1, 1, 2)
+_GENERATIONS = 2000
+"""Half a million evaluations, where neither an option nor a time limit says when to end."""
+
+
+class Evolution:
+    """Mutation and truncation selection; its only option ``generations`` ends it before the time limit."""
+
+    name = "evolution"
+    takes: Takes = "catalogue"
+    proves = False
+
+    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
+        self.generations: int | None = None
+        for key, value in options.items():
+            where = f"{source}: options.{key} = {value!r}"
+            if key != "generations":
+                raise unknown_option(where, "evolution", key, ["generations"])
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{where}: must be an integer of at least 1")
+            self.generations = value
+        self.version = __version__
+
+    def solve(self, catalogue: Catalogue, limits: Limits, watch: Watch) -> Outcome:
+        """Evolve until the time limit or the last generation; see :class:`mad_ip.backends.base.Backend`."""
+        began = time.perf_counter()
+        last = self.generations or (math.inf if math.isfinite(limits.seconds) else _GENERATIONS)
+        population = Population(catalogue.spec)
+        generator = np.random.default_rng(limits.seed)
+        mutation = _Mutation(population, generator)
+        best, values, generation = -math.inf, None, 0
+        for row, score, violation in evolve(population, generator, mutation):
+            generation += 1
+            better = violation == 0 and score > best
+            if better:
+                best, values = score, np.array(path_of(catalogue, row), float)
+            stop = watch(Progress(math.inf, generation, values if better else None))
+            if stop or generation >= last or time.perf_counter() - began > limits.seconds:
+                break
+        return Outcome("stopped", math.inf, values, generation)
+
+
+class _Mutation:
+    """Children of random parents, each with one gene changed by one of the moves of its kind."""
+
+    def __init__(self, population: Population, generator: np.random.Generator) -> None:
+        self.generator = generator
+        domains = population.genes()
+        kinds = ["channels", *["channels", "mid", "kernel", "depth"] * len(population.spec.stages), "channels"]
+        self.moves = [_moves(domain, kind) for domain, kind in zip(domains, kinds, strict=False)]
+
+    def __call__(self, rows: Integers) -> Integers:
+        generator = self.generator
+        children = rows[generator.integers(0, len(rows), POPULATION)].copy()
+        gene = generator.integers(0, len(self.moves), len(children))
+        place = generator.random(len(children))
+        for g, moves in enumerate(self.moves):
+            (chosen,) = np.nonzero(gene == g)
+            move = (place[chosen] * moves.shape[1]).astype(np.int64)
+            children[chosen, g] = moves[children[chosen, g], move]
+        return children
+
+
+def _moves(domain: Integers, kind: str) -> Integers:
+    """For every index of a domain (rows), the indices that its moves lead to."""
+    values = domain[:, None].astype(float)
+    if kind == "kernel":
+        targets: Floats = np.broadcast_to(domain.astype(float), (len(domain), len(domain)))
+    elif kind == "depth":
+        targets = values + np.array(_STEPS)
+    else:
+        targets = values * np.array(_FACTORS)
+    return np.asarray(np.abs(targets[:, :, None] - domain).argmin(axis=2))
