@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ZOO := $(patsubst models/%/spec.toml,%,$(wildcard models/*/spec.toml))
 MODEL ?=
+SOLVERS := highs highs-monolithic scip cpsat glpk evolution
+REPORTED := toy mobile deepmad-r18
 
-.PHONY: demo test lint verify-optimality verify-quick zoo bench clean
+.PHONY: demo test lint verify-optimality verify-quick zoo bench report browser clean
 
 demo: $(READY)
 	$(BIN)/mad-ip solve models/deepmad-r18/spec.toml
@@ -25,7 +27,7 @@ verify-optimality: $(READY)
 	$(BIN)/python -m mad_ip.verification $(MODEL)
 
 verify-quick: $(READY)
-	$(BIN)/python -m mad_ip.verification toy
+	$(BIN)/python -m mad_ip.verification --quick
 
 zoo: $(READY)
 	for model in $(ZOO); do \
@@ -36,6 +38,20 @@ zoo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m mad_ip.reports.bench
+
+# The page and all traces stay in build/report; what the repository shows goes to solvers/.
+report: $(READY)
+	$(BIN)/mad-ip compare $(REPORTED:%=models/%/spec.toml) $(SOLVERS:%=--solver %) \
+	  --time-limit 45 --seeds 3 --threads 2 --out build/report
+	mkdir -p solvers/plots
+	cp build/report/report.md solvers/
+	cp build/report/plots/*.png solvers/plots/
+
+# One test opens the page of mad-ip compare in Chromium: skipped where there is none, but not in CI.
+browser:
+	command -v chromium && command -v chromedriver || \
+	  { apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; } || \
+	  echo "Chromium and its driver are missing and cannot be installed here; install both to test the page"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

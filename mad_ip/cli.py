@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,9 +60,7 @@ def solve(
     """
     from mad_ip.spec import Spec
 
-    for name, value in (("--time-limit", time_limit), ("--gap", gap)):
-        if math.isnan(value) or value < 0:
-            raise InputError(f"{name} = {value}: must be a number of at least 0")
+    _require_limits(time_limit, gap)
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError(f"--out = {out}: its folder does not exist; an existing folder is needed")
     problem = Spec.load(spec)
@@ -73,7 +71,7 @@ def solve(
     from mad_ip.reports.table import design_table
     from mad_ip.solve import solve as run
 
-    with _interruptible() as interrupted, _progress(Console(stderr=True), quiet) as watch:
+    with _interruptible() as interrupted, _progress(Console(stderr=True), quiet, _line) as watch:
         design = run(
             problem,
             profile=Profile.load(solver),
@@ -92,6 +90,75 @@ def solve(
         _print(design_table(design, problem.budget))
     assert design.certificate is not None
     raise typer.Exit(0 if design.certificate.status == "optimal" else 3)
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="DESIGN", help="The design.json to verify.")],
+    spec: Annotated[Path | None, typer.Option(help="Its spec.toml (default: the spec.toml beside it).")] = None,
+    method: Annotated[str, typer.Option(help="auto, audit, exhaustion, bound or attack.")] = "auto",
+    gap: Annotated[float, typer.Option(help="Relative gap that the bound may leave.")] = 1e-4,
+    time_limit: Annotated[float, typer.Option(help="Seconds after which the verification stops.")] = math.inf,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Replay this certificate instead of searching for the bound.")
+    ] = None,
+    write_certificate: Annotated[Path | None, typer.Option(help="Where to write the bound's certificate.")] = None,
+    evaluations: Annotated[int, typer.Option(help="Architectures that the attack evaluates.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the attack.")] = 0,
+    write: Annotated[bool, typer.Option("--write", help="Store what was proven in the design.json.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Prove without the solver that a design is the best of its spec, or say why not.
+
+    Exit codes: 0 proven, 1 failed or not proven, 3 stopped before a proof, 2 bad input.
+    """
+    import dataclasses
+    import json
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from mad_ip.design import Design
+    from mad_ip.files import read_json, write_atomically
+    from mad_ip.spec import Spec
+    from mad_ip.verification.report import Model, line, sentences
+    from mad_ip.verification.verdict import verify as run
+
+    _require_limits(time_limit, gap)
+    for name, file in (("--certificate", certificate), ("--write-certificate", write_certificate)):
+        if file is not None and method not in ("auto", "bound"):
+            raise InputError(f"{name}: a certificate is the bound's; --method = {method} must be auto or bound")
+    if certificate is not None and write_certificate is not None:
+        raise InputError("--certificate replays a certificate and --write-certificate writes one; name one of them")
+    if write_certificate is not None and not write_certificate.absolute().parent.is_dir():
+        raise InputError(
+            f"--write-certificate = {write_certificate}: its folder does not exist; an existing folder is needed"
+        )
+    design = Design.read(path)
+    problem = Spec.load(path.parent / "spec.toml" if spec is None else spec)
+    boxes = None if certificate is None else read_json(certificate)
+    if certificate is not None and not isinstance(boxes, dict):
+        raise InputError(f"{certificate}: must be a JSON object")
+    with _interruptible() as interrupted, _progress(Console(stderr=True), quiet, line) as watch:
+        verdict = run(
+            problem,
+            design,
+            method=method,
+            gap=gap,
+            seconds=time_limit,
+            evaluations=evaluations,
+            seed=seed,
+            certificate=boxes,
+            certify=write_certificate is not None,
+            watch=lambda report: bool(watch and watch(report)) or interrupted(),
+        )
+    if write_certificate is not None and verdict.certificate:
+        write_atomically(write_certificate, (json.dumps(verdict.certificate) + "\n").encode())
+    if write and verdict.exit_code == 0:
+        dataclasses.replace(design, verification=verdict.verification).save(path)
+    for sentence in sentences(Model(design.name, problem, design, verdict)):
+        _print(escape(sentence))
+    raise typer.Exit(verdict.exit_code)
 
 
 @app.command()
@@ -137,6 +204,34 @@ def build(
     _print(f"{target}: {metrics.macs:,} MACs and {metrics.params:,} parameters, measured as modelled")
 
 
+@app.command()
+def compare(
+    specs: Annotated[list[Path], typer.Argument(help="The spec.toml files to solve.")],
+    solver: Annotated[
+        list[str] | None, typer.Option(help="Solver profile, repeatable: a name under solvers/ or a .toml file (all).")
+    ] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds for each run.")] = 60.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of a randomised solver, with seeds from 0.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every solver.")] = 1,
+    gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and plots/.")] = Path(
+        "comparison"
+    ),
+) -> None:
+    """Compare solvers on specs, each run in a process of its own, and write a report.
+
+    A solver that is missing or fails becomes a row of the report; Ctrl-C writes what there is.
+    """
+    _require_limits(time_limit, gap)
+
+    from mad_ip.reports import comparison
+
+    settings = comparison.Settings(time_limit, gap, threads, seeds)
+    with _interruptible() as interrupted:
+        comparison.compare(specs, solver or [], settings, out, interrupted=interrupted)
+    _print(f"{out / 'report.html'}: written")
+
+
 def _print(content: object) -> None:
     from rich.console import Console
 
@@ -145,6 +240,12 @@ def _print(content: object) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 120)
     console.print(content, soft_wrap=isinstance(content, str))
+
+
+def _require_limits(time_limit: float, gap: float) -> None:
+    for name, value in (("--time-limit", time_limit), ("--gap", gap)):
+        if math.isnan(value) or value < 0:
+            raise InputError(f"{name} = {value}: must be a number of at least 0")
 
 
 @contextmanager
@@ -165,8 +266,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _progress(console: Console, quiet: bool) -> Iterator[Callable[[Report], None] | None]:
-    """Show incumbent, bound, gap and time: one live line on a terminal, a line now and then elsewhere."""
+def _progress(console: Console, quiet: bool, line: Callable[[Any], str]) -> Iterator[Callable[[Any], None] | None]:
+    """Show reports, each as one ``line``: one live line on a terminal, a line now and then elsewhere."""
     if quiet:
         yield None
         return
@@ -174,15 +275,15 @@ def _progress(console: Console, quiet: bool) -> Iterator[Callable[[Report], None
         from rich.live import Live
 
         with Live(console=console, refresh_per_second=8, transient=True) as live:
-            yield lambda report: live.update(_line(report))
+            yield lambda report: live.update(line(report))
         return
     phase, shown = "", 0.0
 
-    def watch(report: Report) -> None:
+    def watch(report: Any) -> None:
         nonlocal phase, shown
         if report.phase != phase or time.perf_counter() - shown > 5:
             phase, shown = report.phase, time.perf_counter()
-            console.print(_line(report), highlight=False, soft_wrap=True)
+            console.print(line(report), highlight=False, soft_wrap=True)
 
     yield watch
 

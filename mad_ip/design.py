@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ from mad_ip import blocks, cost, entropy
 from mad_ip.blocks import Layer
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
-from mad_ip.files import finite, named, read_bytes, write_atomically
+from mad_ip.files import finite, named, read_json, write_atomically
 from mad_ip.spec import CONVENTIONS, FAMILIES, Spec, penalised_stages
 
 __all__ = [
     "EFFECTIVENESS_TOLERANCE",
     "FORMAT",
+    "VERDICTS",
     "Certificate",
     "Design",
     "Metrics",
     "StageChoice",
     "StemChoice",
+    "Verification",
     "violations",
 ]
 
@@ -88,6 +91,30 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class Verification:
+    """What ``mad-ip verify`` proved about a design without the solver, by which ``methods`` of version ``version``.
+
+    ``bound`` is the independent upper bound on the score and ``gap`` what it leaves, relative to the score's
+    magnitude; ``architectures`` were enumerated, ``nodes`` bounded, ``evaluations`` made by the attack; each ``None``
+    where no method gives it. ``seconds`` is the time that all of it took.
+    """
+
+    version: str
+    verdict: str
+    methods: tuple[str, ...]
+    bound: float | None
+    gap: float | None
+    architectures: int | None
+    nodes: int | None
+    evaluations: int | None
+    seconds: float
+
+
+VERDICTS = ("proven", "audited")
+"""Verdicts that a design may carry: proven optimal within ``gap``, or free of contradictions only."""
+
+
+@dataclass(frozen=True)
 class Design:
     """One architecture. ``tail`` is the tail's channels, ``None`` without a tail; ``classes = 0`` has no head."""
 
@@ -102,7 +129,7 @@ class Design:
     classes: int
     metrics: Metrics
     certificate: Certificate | None = None
-    verification: Mapping[str, Any] | None = None
+    verification: Verification | None = None
 
     @classmethod
     def create(cls, *, beta: float, **structure: Any) -> Design:
@@ -225,7 +252,7 @@ class Design:
             "certificate": certificate,
         }
         if self.verification is not None:
-            content["verification"] = dict(self.verification)
+            content["verification"] = dataclasses.asdict(self.verification)
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
     def save(self, path: Path | str) -> None:
@@ -235,14 +262,14 @@ class Design:
     @classmethod
     def load(cls, path: Path | str) -> Design:
         """Read, validate and re-measure a design.json; raise :class:`InputError` naming what is wrong."""
-        raw = read_bytes(path)
-        try:
-            content = json.loads(raw.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not a JSON file ({error})") from None
-        design = cls.from_content(content, str(path))
+        design = cls.read(path)
         design.check(str(path))
         return design
+
+    @classmethod
+    def read(cls, path: Path | str) -> Design:
+        """Read and validate a design.json as it stands, its metrics unchecked; raise :class:`InputError`."""
+        return cls.from_content(read_json(path), str(path))
 
     @classmethod
     def from_content(cls, content: Any, source: str = "design") -> Design:
@@ -289,7 +316,7 @@ class Design:
             classes=reader.integer("classes", least=0),
             metrics=reader.record("metrics", Metrics),
             certificate=None if certificate is None else reader.record("certificate", Certificate),
-            verification=None if verification is None else reader.get("verification", dict, "an object"),
+            verification=None if verification is None else _verification(reader),
         )
 
 
@@ -377,6 +404,24 @@ _KEYS = (
 )
 
 
+def _verification(reader: _Reader) -> Verification:
+    inner = reader.child("verification", _names(Verification))
+    methods = inner.get("methods", list, "a list of at least one text")
+    if not methods or not all(isinstance(method, str) and method for method in methods):
+        raise inner.fail("methods", "a list of at least one text")
+    return Verification(
+        version=inner.get("version", str, "a text"),
+        verdict=inner.choice("verdict", VERDICTS),
+        methods=tuple(methods),
+        bound=inner.optional("bound", inner.number),
+        gap=inner.optional("gap", functools.partial(inner.number, least=0)),
+        architectures=inner.optional("architectures", inner.integer),
+        nodes=inner.optional("nodes", functools.partial(inner.integer, least=0)),
+        evaluations=inner.optional("evaluations", inner.integer),
+        seconds=inner.number("seconds", least=0),
+    )
+
+
 def _names(kind: type[Any]) -> list[str]:
     return [item.name for item in dataclasses.fields(kind)]
 
@@ -426,6 +471,12 @@ class _Reader:
         if not finite(value) or value < least:
             raise self.fail(key, "a finite number" + (f" of at least {least}" if math.isfinite(least) else ""))
         return value  # type: ignore[no-any-return]
+
+    def optional(self, key: str, read: Callable[[str], Any]) -> Any:
+        """``null`` or what ``read`` reads; the key itself must be there."""
+        if key in self.values and self.values[key] is None:
+            return None
+        return read(key)
 
     def record(self, key: str, kind: type[Any]) -> Any:
         """A dataclass of texts, integers and numbers, read by its own annotations."""

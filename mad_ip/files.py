@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tempfile
@@ -11,7 +12,7 @@ from typing import Any
 
 from mad_ip.errors import InputError
 
-__all__ = ["finite", "named", "read_bytes", "read_toml", "resource", "write_atomically"]
+__all__ = ["finite", "named", "read_bytes", "read_json", "read_toml", "resource", "write_atomically"]
 
 
 def named(key: str) -> str:
@@ -36,6 +37,15 @@ def read_bytes(path: Path | str) -> bytes:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason}); a readable file is needed") from None
+
+
+def read_json(path: Path | str) -> Any:
+    """Return the parsed content of a JSON file; raise :class:`InputError` otherwise."""
+    raw = read_bytes(path)
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a JSON file ({error})") from None
 
 
 def read_toml(path: Path | str) -> tuple[dict[str, Any], bytes]:

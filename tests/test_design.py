@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import architecture_and_spec
 
-from mad_ip.design import Certificate, Design, Metrics, StageChoice, StemChoice, violations
+from mad_ip.design import Certificate, Design, Metrics, StageChoice, StemChoice, Verification, violations
 from mad_ip.errors import InputError
 from mad_ip.spec import Budget, Space, Spec
 
@@ -150,7 +150,7 @@ def test_metrics_are_a_score_and_its_parts() -> None:
         {"beta": 0.1},
         {"stem": {"weight": 0.25}},
         {"name": 'größer "net"\n\\'},
-        {"verification": {"status": "proven", "nodes": 3, "bound": 1.5}},
+        {"verification": Verification("0.1", "proven", ("audit", "bound"), 1.5, 1e-4, None, 3, None, 0.25)},
     ],
 )
 def test_round_trip(tmp_path: Path, changes: dict[str, Any]) -> None:

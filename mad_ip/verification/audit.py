@@ -25,32 +25,24 @@ def audit(spec: Spec, design: Design) -> list[str]:
     Checked are the structure, the budgets and every metric (:func:`mad_ip.design.violations`), the name, the hash of
     the spec, and that the certificate agrees with itself and with the spec: the number of architectures counted anew
     in Python integers, ``bound >= score``, ``gap = (bound - score) / |score|`` with the score measured anew, and
-    ``optimal`` said only of a gap of at most 1e-6. Whether the bound is true is not checked here: see
-    :func:`mad_ip.verification.exhaustion.prove`.
+    ``optimal`` said only of a gap of at most 1e-6. A stored verification is held to the same. Whether a bound is true
+    is not checked here: see :func:`mad_ip.verification.verdict.verify`.
     """
     found = violations(spec, design)
     if design.name != spec.name:
         found.append(f"name {design.name!r}: the spec says {spec.name!r}")
     if design.spec_sha256 != spec.sha256:
         found.append(f"spec_sha256 {design.spec_sha256}: the hash of the spec is {spec.sha256}")
-    return found + _certificate(spec, design)
+    return found + _certificate(spec, design) + _verification(spec, design)
 
 
 def _certificate(spec: Spec, design: Design) -> list[str]:
     certificate = design.certificate
     if certificate is None:
         return ["certificate: there is none"]
-    found = []
-    counted = architectures(spec)
-    if certificate.architectures != counted:
-        found.append(f"certificate.architectures {certificate.architectures}: the space of the spec holds {counted}")
-    score = design.measure(spec.objective.depth_penalty).score
-    bound = certificate.bound
-    if not bound >= score - _TOLERANCE * abs(score):
-        found.append(f"certificate.bound {bound!r}: below the score {score!r} of the design itself")
-    gap = max(0.0, bound - score) / max(abs(score), _TOLERANCE)
-    if not math.isclose(certificate.gap, gap, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
-        found.append(f"certificate.gap {certificate.gap!r}: bound and score give {gap!r}")
+    found = _counted("certificate", certificate.architectures, spec)
+    gap, differences = _bounded("certificate", certificate.bound, certificate.gap, spec, design)
+    found += differences
     if certificate.status not in STATUSES:
         found.append(f"certificate.status {certificate.status!r}: must be one of {', '.join(STATUSES)}")
     elif certificate.status == "optimal" and not gap <= OPTIMAL_GAP:
@@ -58,3 +50,34 @@ def _certificate(spec: Spec, design: Design) -> list[str]:
     if not certificate.seconds >= 0:
         found.append(f"certificate.seconds {certificate.seconds!r}: must be at least 0")
     return found
+
+
+def _verification(spec: Spec, design: Design) -> list[str]:
+    verification = design.verification
+    if verification is None:
+        return []
+    found = []
+    if verification.architectures is not None:
+        found += _counted("verification", verification.architectures, spec)
+    if verification.bound is not None and verification.gap is not None:
+        found += _bounded("verification", verification.bound, verification.gap, spec, design)[1]
+    elif verification.verdict == "proven":
+        found.append("verification.verdict 'proven': a bound and a gap belong to it")
+    return found
+
+
+def _counted(where: str, stored: int, spec: Spec) -> list[str]:
+    counted = architectures(spec)
+    return [] if stored == counted else [f"{where}.architectures {stored}: the space of the spec holds {counted}"]
+
+
+def _bounded(where: str, bound: float, stored: float, spec: Spec, design: Design) -> tuple[float, list[str]]:
+    """The gap that a bound leaves, and what contradicts it."""
+    found = []
+    score = design.measure(spec.objective.depth_penalty).score
+    if not bound >= score - _TOLERANCE * abs(score):
+        found.append(f"{where}.bound {bound!r}: below the score {score!r} of the design itself")
+    gap = max(0.0, bound - score) / max(abs(score), _TOLERANCE)
+    if not math.isclose(stored, gap, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+        found.append(f"{where}.gap {stored!r}: bound and score give {gap!r}")
+    return gap, found

@@ -40,11 +40,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, cost, entropy
-from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, StageChoice, StemChoice, violations
+from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, Metrics, StageChoice, StemChoice, violations
 from mad_ip.errors import InputError, InternalError
 from mad_ip.spec import Domain, Spec, Stage
 
-__all__ = ["LIMIT", "Exhaustion", "Progress", "Proof", "Structure", "architectures", "exhaust", "prove"]
+__all__ = [
+    "LIMIT",
+    "Exhaustion",
+    "Progress",
+    "Proof",
+    "Structure",
+    "architectures",
+    "better",
+    "check_costs",
+    "describe",
+    "exhaust",
+    "prove",
+    "realise",
+    "score_slack",
+]
 
 LIMIT = 10**9
 """Architectures up to which a space is enumerated."""
@@ -71,7 +85,7 @@ Structure = tuple[int, tuple[tuple[int, int, int, int], ...], int | None]
 """Stem channels; (channels, mid, kernel, depth) of every stage; the tail's channels or ``None``."""
 
 Progress = Callable[[int, int], None]
-"""Called now and then with the architectures met so far and their total."""
+"""Called now and then with the architectures met so far and their total; an exception that it raises ends the run."""
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -114,16 +128,14 @@ def prove(spec: Spec, design: Design, progress: Progress | None = None) -> Proof
     """
     exhaustion = exhaust(spec, progress)
     measured = design.measure(spec.objective.depth_penalty)
-    slack = max(_SCORE_TOLERANCE * abs(measured.score), _ROUNDING * measured.entropy)
-    if exhaustion.structure is None:
+    slack = score_slack(measured)
+    if exhaustion.structure is None or exhaustion.design is None:
         return Proof(exhaustion, ("exhaustion: no architecture of the space meets the budgets",))
-    described = describe(exhaustion.structure)
     if exhaustion.score > measured.score + slack:
-        better = f"exhaustion: {described} scores {exhaustion.score!r}, better than the design's {measured.score!r}"
-        return Proof(exhaustion, (better,))
+        return Proof(exhaustion, (better("exhaustion", exhaustion.design, measured.score),))
     if exhaustion.score < measured.score - slack:
-        worse = f"exhaustion: the best is {exhaustion.score!r} ({described}); no feasible design has {measured.score!r}"
-        return Proof(exhaustion, (worse,))
+        best = f"{exhaustion.score!r} ({describe(exhaustion.structure)})"
+        return Proof(exhaustion, (f"exhaustion: the best is {best}; no feasible design has {measured.score!r}",))
     return Proof(exhaustion, ())
 
 
@@ -132,6 +144,13 @@ def describe(structure: Structure) -> str:
     stem, stages, tail = structure
     parts = [f"stem {stem}", *("c{} m{} k{} L{}".format(*stage) for stage in stages)]
     return ", ".join(parts if tail is None else [*parts, f"tail {tail}"])
+
+
+def better(method: str, design: Design, score: float) -> str:
+    """The sentence that says what better design a method has found than one of ``score``."""
+    stages = tuple((stage.channels, stage.mid, stage.kernel, stage.depth) for stage in design.stages)
+    described = describe((design.stem.channels, stages, design.tail))
+    return f"{method}: {described} scores {design.metrics.score!r}, better than the design's {score!r}"
 
 
 def architectures(spec: Spec) -> int:
@@ -156,6 +175,52 @@ def exhaust(spec: Spec, progress: Progress | None = None) -> Exhaustion:
     :class:`InternalError` when the enumeration contradicts the design's own measurement or missed an architecture.
     """
     return _Enumeration(spec, progress).run()
+
+
+def check_costs(spec: Spec) -> None:
+    """Raise :class:`InputError` when costs pass what 64-bit integers sum exactly."""
+    c_in = max(spec.stem.channels)
+    stem = blocks.stem(spec.input.channels, c_in, spec.stem.kernel, spec.stem.stride, spec.input.resolution)
+    total = int(cost.macs(stem) + cost.params(stem))
+    for segment in _segments(spec):
+        total += segment.largest_cost(c_in)
+        c_in = max(segment.channels)
+    if total >= _LARGEST:
+        raise InputError(f"{spec.source}: costs of up to {total} pass 64-bit integers, which cannot sum them")
+
+
+def score_slack(metrics: Metrics) -> float:
+    """Difference up to which another score counts as equal: 1e-9 relative, for rounding alone."""
+    return max(_SCORE_TOLERANCE * abs(metrics.score), _ROUNDING * metrics.entropy)
+
+
+def realise(spec: Spec, structure: Structure, score: float) -> Design:
+    """The design of a structure that was found to be feasible with ``score``, measured anew from its layers.
+
+    Raises :class:`InternalError` when it is not feasible or measures another score.
+    """
+    stem, stages, tail = structure
+    design = Design.create(
+        beta=spec.objective.depth_penalty,
+        name=spec.name,
+        spec_sha256=spec.sha256,
+        convention=spec.convention,
+        resolution=spec.input.resolution,
+        image_channels=spec.input.channels,
+        stem=StemChoice(spec.stem.kernel, spec.stem.stride, stem, spec.stem.weight),
+        stages=tuple(
+            StageChoice(stage.block, stage.stride, *choice, stage.weight)
+            for stage, choice in zip(spec.stages, stages, strict=True)
+        ),
+        tail=tail,
+        classes=spec.input.classes,
+    )
+    broken = violations(spec, design)
+    if broken:
+        raise InternalError(f"verification found a design that is not feasible: {'; '.join(broken)}")
+    if abs(design.metrics.score - score) > score_slack(design.metrics):
+        raise InternalError(f"verification scored a design {score!r} that measures {design.metrics.score!r}")
+    return design
 
 
 @dataclass(frozen=True)
@@ -361,7 +426,7 @@ class _Enumeration:
             raise InputError(
                 f"{spec.source}: the space holds {self.total} architectures; exhaustion takes at most {LIMIT}"
             )
-        self._check_costs()
+        check_costs(spec)
         budget = spec.budget
         self.limits = {
             key: None if limit is None else min(math.floor(limit), _LARGEST)
@@ -391,21 +456,10 @@ class _Enumeration:
             self._extend(0, self._stem(stem))
         if self.evaluated + self.dropped != self.total:
             raise InternalError(f"exhaustion met {self.evaluated + self.dropped} architectures of {self.total}")
-        design = None if self.structure is None else self._measured(self.structure)
+        design = None if self.structure is None else realise(self.spec, self.structure, self.score)
         score = -math.inf if design is None else design.metrics.score
         seconds = time.perf_counter() - began
         return Exhaustion(score, self.structure, design, self.total, self.evaluated, self.dropped, seconds)
-
-    def _check_costs(self) -> None:
-        spec = self.spec
-        c_in = max(spec.stem.channels)
-        stem = blocks.stem(spec.input.channels, c_in, spec.stem.kernel, spec.stem.stride, spec.input.resolution)
-        total = int(cost.macs(stem) + cost.params(stem))
-        for segment in self.segments:
-            total += segment.largest_cost(c_in)
-            c_in = max(segment.channels)
-        if total >= _LARGEST:
-            raise InputError(f"{spec.source}: costs of up to {total} pass 64-bit integers; exhaustion cannot sum them")
 
     def _reached(self) -> list[list[int]]:
         """For every t the channel counts before segment t that a whole network passes."""
@@ -650,34 +704,6 @@ class _Enumeration:
         tail = choices.pop()[0] if self.spec.tail is not None else None
         stages = zip(self.segments, choices, strict=self.spec.tail is None)
         return here.c, tuple(segment.decode(c, option) for segment, (c, option) in stages), tail
-
-    def _measured(self, structure: Structure) -> Design:
-        """The best as a design, its score and feasibility recomputed from its layers."""
-        spec = self.spec
-        stem, stages, tail = structure
-        design = Design.create(
-            beta=self.beta,
-            name=spec.name,
-            spec_sha256=spec.sha256,
-            convention=spec.convention,
-            resolution=spec.input.resolution,
-            image_channels=spec.input.channels,
-            stem=StemChoice(spec.stem.kernel, spec.stem.stride, stem, spec.stem.weight),
-            stages=tuple(
-                StageChoice(stage.block, stage.stride, *choice, stage.weight)
-                for stage, choice in zip(spec.stages, stages, strict=True)
-            ),
-            tail=tail,
-            classes=spec.input.classes,
-        )
-        broken = violations(spec, design)
-        if broken:
-            raise InternalError(f"exhaustion found a design that is not feasible: {'; '.join(broken)}")
-        score = design.metrics.score
-        slack = max(_SCORE_TOLERANCE * abs(score), _ROUNDING * design.metrics.entropy)
-        if abs(score - self.score) > slack:
-            raise InternalError(f"exhaustion gives a score of {self.score!r} to a design that measures {score!r}")
-        return design
 
     def _report(self) -> None:
         if self.progress is not None:

@@ -1,0 +1,98 @@
+"""What a verification says to people: a line while it runs, sentences about one verdict, a table of many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from mad_ip.design import Design
+from mad_ip.spec import Spec
+from mad_ip.verification.exhaustion import LIMIT, architectures
+from mad_ip.verification.verdict import Report, Verdict
+
+__all__ = ["STYLES", "Model", "line", "sentences", "table"]
+
+STYLES = {"proven": "green", "audited": "yellow", "open": "yellow", "stopped": "yellow", "failed": "bold red"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A verdict with what it is about."""
+
+    name: str
+    spec: Spec
+    design: Design
+    verdict: Verdict
+
+    @property
+    def space(self) -> str:
+        """The number of architectures: every digit where the space can be enumerated."""
+        number = architectures(self.spec)
+        return f"{number:,}" if number <= LIMIT else f"{Decimal(number):.2e}"
+
+
+def line(report: Report) -> str:
+    """One line about a verification at work."""
+    parts = [f"{report.seconds:7.1f} s  {report.phase:<11}"]
+    if report.share is not None:
+        parts.append(f"{report.share:.1%}")
+    if report.upper is not None:
+        parts.append(f"upper bound {report.upper:,.3f}")
+    if report.gap is not None:
+        parts.append(f"gap {report.gap:.4%}")
+    if report.nodes is not None:
+        parts.append(f"{report.nodes:,} nodes")
+    return "  ".join(parts)
+
+
+def sentences(model: Model) -> list[str]:
+    """The verdict of one design, by which methods, and why no more was proven."""
+    verdict, score = model.verdict, model.design.metrics.score
+    by_bound = ""
+    if verdict.bound is not None:
+        by_bound = f"no feasible design scores above {verdict.bound:,.6f}, a gap of {verdict.gap:.1e}"
+    said = {
+        "audit": "structure, budgets, metrics and certificate agree with the spec",
+        "exhaustion": f"{verdict.architectures or 0:,} architectures enumerated, none is better",
+        "bound": f"{by_bound}; {verdict.nodes or 0:,} nodes",
+        "certificate": f"{by_bound}; {verdict.nodes or 0:,} nodes replayed, which cover the space",
+        "attack": f"{verdict.evaluations or 0:,} evaluations found nothing better",
+    }
+    head = f"{model.name}: {verdict.verdict}"
+    if verdict.verdict == "proven":
+        head += f", score {score:,.6f} within {verdict.gap:.1e} of the best of {model.space} architectures"
+    methods = verdict.methods if verdict.verdict != "failed" else ()
+    return [
+        f"{head} ({verdict.seconds:.1f} s)",
+        *(f"  {method}: {said[method]}" for method in methods),
+        *(f"  {verdict.verdict}: {reason}" for reason in verdict.reasons),
+    ]
+
+
+def table(models: Sequence[Model]) -> Table:
+    """One row for every model."""
+    grid = Table(title="Verification of the certified designs", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("model", overflow="fold")
+    for header in ("architectures", "score", "solver's bound", "independent bound", "gap"):
+        grid.add_column(header, justify="right", overflow="fold")
+    grid.add_column("verdict")
+    grid.add_column("seconds", justify="right")
+    for model in models:
+        verdict, certificate = model.verdict, model.design.certificate
+        style = STYLES[verdict.verdict]
+        grid.add_row(
+            escape(model.name),
+            model.space,
+            f"{model.design.metrics.score:,.3f}",
+            "-" if certificate is None else f"{certificate.bound:,.3f}",
+            "-" if verdict.bound is None else f"{verdict.bound:,.3f}",
+            "-" if verdict.gap is None else f"{verdict.gap:.1e}",
+            f"[{style}]{verdict.verdict}[/]",
+            f"{verdict.seconds:.1f}",
+        )
+    return grid

@@ -1,0 +1,295 @@
+"""Verification from end to end: audit, then exhaustion or the bound, then the attack; one :class:`Verdict`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mad_ip import __version__
+from mad_ip.design import Design, Verification
+from mad_ip.errors import InputError
+from mad_ip.spec import Spec
+from mad_ip.verification.attack import EVALUATIONS, Attack, attack
+from mad_ip.verification.audit import audit
+from mad_ip.verification.bound import Bounded, bound, replay
+from mad_ip.verification.exhaustion import LIMIT, architectures, better, prove, score_slack
+
+__all__ = ["GAP", "METHODS", "Report", "Verdict", "Watch", "check_settings", "verify"]
+
+METHODS = ("auto", "audit", "exhaustion", "bound", "attack")
+"""``auto`` is audit, exhaustion or bound, and attack; every other one is the audit and itself."""
+
+GAP = 1e-4
+"""Relative gap of the bound within which a design counts as proven optimal."""
+
+_EXIT_CODES = {"proven": 0, "audited": 0, "failed": 1, "open": 1, "stopped": 3}
+
+_INTERVAL = 0.1
+"""Seconds between two reports."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a verification is: the method at work, in ``phase``, and what it tells of itself.
+
+    ``share`` of the work that is done (exhaustion, attack); ``upper`` bound so far, ``gap`` and ``nodes`` (bound);
+    ``None`` elsewhere. ``seconds`` since the start.
+    """
+
+    phase: str
+    seconds: float
+    share: float | None = None
+    upper: float | None = None
+    gap: float | None = None
+    nodes: int | None = None
+
+
+Watch = Callable[[Report], bool]
+"""Called now and then; returning True stops the verification."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was proven about a design, and ``reasons``, one sentence each, why no more was.
+
+    ``verdict`` is one of
+
+    - ``proven``: feasible, and no feasible design is better by more than ``gap`` relative;
+    - ``audited``: nothing contradicts the design, optimality was not looked into;
+    - ``failed``: something contradicts it;
+    - ``open``: the bound leaves a larger gap than asked;
+    - ``stopped``: the time limit or the user came before any of these.
+
+    The other fields are those of :class:`mad_ip.design.Verification`; ``certificate`` is the bound's, empty without.
+    """
+
+    verdict: str
+    methods: tuple[str, ...]
+    bound: float | None
+    gap: float | None
+    architectures: int | None
+    nodes: int | None
+    evaluations: int | None
+    seconds: float
+    reasons: tuple[str, ...]
+    certificate: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 proven or audited, 1 failed or open, 3 stopped."""
+        return _EXIT_CODES[self.verdict]
+
+    @property
+    def verification(self) -> Verification:
+        """What design.json stores of it."""
+        return Verification(
+            __version__,
+            self.verdict,
+            self.methods,
+            self.bound,
+            self.gap,
+            self.architectures,
+            self.nodes,
+            self.evaluations,
+            round(self.seconds, 3),
+        )
+
+
+def verify(
+    spec: Spec,
+    design: Design,
+    *,
+    method: str = "auto",
+    gap: float = GAP,
+    seconds: float = math.inf,
+    evaluations: int = EVALUATIONS,
+    seed: int = 0,
+    certificate: Mapping[str, Any] | None = None,
+    certify: bool = False,
+    watch: Watch | None = None,
+) -> Verdict:
+    """Prove or refute that ``design`` is the best feasible one of ``spec``, without the solver.
+
+    ``method`` is one of :data:`METHODS`. Every method begins with the audit and ends there if that fails; ``auto``
+    goes on with exhaustion where the space holds at most :data:`LIMIT` architectures, with the bound elsewhere and
+    where ``certify`` wants its certificate or ``certificate`` replaces its search by a replay; then follows the attack
+    of ``evaluations`` architectures with ``seed``. ``gap`` is what the bound may leave, ``seconds`` the limit on all.
+
+    Raises :class:`InputError` on an unknown method and where exhaustion is asked for a space that is too large,
+    :class:`mad_ip.errors.InternalError` where a method contradicts itself.
+    """
+    check_settings(gap, seconds, evaluations)
+    if method not in METHODS:
+        raise InputError(f"method = {method!r}: must be one of {', '.join(METHODS)}")
+    if (certificate is not None or certify) and method not in ("auto", "bound"):
+        raise InputError(f"a certificate is the bound's: method = {method!r} must be auto or bound")
+    run = _Run(spec, design, gap, seconds, watch)
+    return run.verdict(method, evaluations, seed, certificate, certify)
+
+
+def check_settings(gap: float, seconds: float, evaluations: int) -> None:
+    """Raise :class:`InputError` when one of these is no setting of :func:`verify`."""
+    for name, value in (("gap", gap), ("time limit", seconds)):
+        if math.isnan(value) or value < 0:
+            raise InputError(f"{name} = {value}: must be a number of at least 0")
+    if evaluations < 1:
+        raise InputError(f"evaluations = {evaluations}: must be an integer of at least 1")
+
+
+class _Stopped(Exception):  # noqa: N818 (no error: a wish)
+    """The time limit is passed or the user wants to stop."""
+
+
+class _Run:
+    """One verification: what the methods so far have proven."""
+
+    def __init__(self, spec: Spec, design: Design, gap: float, seconds: float, watch: Watch | None) -> None:
+        self.spec, self.design, self.gap, self.watch = spec, design, gap, watch
+        self.began = time.perf_counter()
+        self.limit = seconds
+        self.reported = -math.inf
+        self.metrics = design.measure(spec.objective.depth_penalty)
+        self.methods: list[str] = []
+        self.failures: list[str] = []
+        self.proven = self.stopped = False
+        self.bound: float | None = None
+        self.left: float | None = None
+        self.enumerated: int | None = None
+        self.nodes: int | None = None
+        self.evaluations: int | None = None
+        self.certificate: Mapping[str, Any] = {}
+
+    def verdict(
+        self, method: str, evaluations: int, seed: int, certificate: Mapping[str, Any] | None, certify: bool
+    ) -> Verdict:
+        self._audit()
+        try:
+            if not self.failures and method in ("auto", "exhaustion", "bound"):
+                by_bound = method == "bound" or certificate is not None or certify
+                if method == "exhaustion" or (not by_bound and architectures(self.spec) <= LIMIT):
+                    self._exhaust()
+                elif certificate is not None:
+                    self._replay(certificate)
+                else:
+                    self._bound()
+            if not self.failures and method in ("auto", "attack"):
+                self._attack(evaluations, seed)
+        except _Stopped:
+            self.stopped = True
+        reasons = tuple(self.failures)
+        if reasons:
+            verdict = "failed"
+        elif self.proven:
+            verdict = "proven"
+        elif self.stopped:
+            verdict, reasons = "stopped", ("stopped before it was proven" + self._rest(),)
+        elif self.left is not None:
+            verdict, reasons = "open", (f"not proven{self._rest()}, above the asked {self.gap:g}",)
+        else:
+            verdict = "audited"
+        return Verdict(
+            verdict,
+            tuple(self.methods),
+            self.bound,
+            self.left,
+            self.enumerated,
+            self.nodes,
+            self.evaluations,
+            self._seconds(),
+            reasons,
+            self.certificate,
+        )
+
+    def _rest(self) -> str:
+        return "" if self.left is None else f": the bound {self.bound!r} leaves a gap of {self.left:.2e}"
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+    def _report(self, report: Report) -> bool:
+        """Pass a report on, not too often; whether to stop."""
+        if self.watch is not None and report.seconds - self.reported >= _INTERVAL:
+            self.reported = report.seconds
+            self.stopped |= self.watch(report)
+        return self.stopped or report.seconds > self.limit
+
+    def _audit(self) -> None:
+        self.failures += audit(self.spec, self.design)
+        self.methods.append("audit")
+
+    def _exhaust(self) -> None:
+        def follow(done: int, total: int) -> None:
+            if self._report(Report("exhaustion", self._seconds(), share=done / total)):
+                raise _Stopped
+
+        proof = prove(self.spec, self.design, follow)
+        self.methods.append("exhaustion")
+        self.enumerated = proof.exhaustion.architectures
+        self.failures += proof.reasons
+        if proof.holds:
+            self._prove(proof.exhaustion.score)
+
+    def _bound(self) -> None:
+        def follow(state: Bounded) -> bool:
+            gap = self._gap(state.upper)
+            report = Report("bound", self._seconds(), upper=state.upper, gap=gap, nodes=state.nodes)
+            # A better design refutes this one; how good the best is then does not matter.
+            return self._report(report) or state.better is not None
+
+        outcome = bound(self.spec, self.design, gap=self.gap, seconds=self.limit - self._seconds(), watch=follow)
+        self.methods.append("bound")
+        self.nodes, self.certificate = outcome.nodes, outcome.certificate
+        if outcome.better is not None:
+            self.failures.append(better("bound", outcome.better, self.metrics.score))
+        self._prove(outcome.upper)
+
+    def _replay(self, certificate: Mapping[str, Any]) -> None:
+        def follow(done: int, total: int) -> None:
+            if self._report(Report("certificate", self._seconds(), share=done / total)):
+                raise _Stopped
+
+        try:
+            outcome = replay(self.spec, certificate, watch=follow)
+        except InputError as error:
+            raise InputError(f"certificate: {error}") from None
+        self.methods.append("certificate")
+        self.nodes = outcome.nodes
+        self.failures += outcome.reasons
+        if not outcome.reasons:
+            self._prove(outcome.upper)
+
+    def _prove(self, upper: float) -> None:
+        """Compare an upper bound on every feasible design with the score of this one."""
+        score = self.metrics.score
+        if upper < score - score_slack(self.metrics):
+            self.failures.append(f"bound {upper!r}: no feasible design scores more, yet the design scores {score!r}")
+            return
+        self.bound, self.left = max(upper, score), self._gap(upper)
+        self.proven = self.left <= self.gap
+        if not self.proven and (self.stopped or self._seconds() > self.limit):
+            raise _Stopped
+
+    def _gap(self, upper: float) -> float:
+        score = self.metrics.score
+        return max(0.0, upper - score) / max(abs(score), 1e-9)
+
+    def _attack(self, evaluations: int, seed: int) -> None:
+        def follow(state: Attack) -> bool:
+            return self._report(Report("attack", self._seconds(), share=state.evaluations / evaluations))
+
+        outcome = attack(
+            self.spec,
+            self.design,
+            evaluations=evaluations,
+            seed=seed,
+            seconds=self.limit - self._seconds(),
+            watch=follow,
+        )
+        self.failures += outcome.reasons
+        if not outcome.finished:
+            raise _Stopped
+        self.methods.append("attack")
+        self.evaluations = outcome.evaluations
