@@ -33,6 +33,16 @@ def keeps(catalogue: Catalogue, path: tuple[int, ...], budgets: tuple[str, ...] 
     return all(limit is None or cost(catalogue, path, budget) <= limit for budget, limit in limits.items())
 
 
+def is_effective(catalogue: Catalogue, path: tuple[int, ...]) -> bool:
+    """Whether a path keeps the effectiveness budget at every level that it applies to."""
+    limit, layers, carried = catalogue.spec.budget.effectiveness, 0, 0.0
+    for segment, option in zip(catalogue.segments, path, strict=True):
+        layers, carried = layers + int(segment.layers[option]), carried + float(segment.log_width[option])
+        if segment.bounds_effectiveness and limit is not None and layers / math.exp(carried / layers) > limit:
+            return False
+    return True
+
+
 def keys(catalogue: Catalogue) -> list[set[tuple[int, ...]]]:
     return [
         set(zip(*(getattr(s, name).tolist() for name in ("c_in", "c", "mid", "kernel", "depth")), strict=True))
@@ -75,7 +85,7 @@ def test_smallest_effectiveness_is_the_oracles(spec: Spec) -> None:
 def test_within_budgets_keeps_what_a_feasible_path_takes(spec: Spec) -> None:
     catalogue = catalogues.build(spec)
     kept = keys(paths.within_budgets(catalogue))
-    feasible = [path for path in catalogue_paths(catalogue) if keeps(catalogue, path)]
+    feasible = [path for path in catalogue_paths(catalogue) if keeps(catalogue, path) and is_effective(catalogue, path)]
     for found, needed in zip(kept, taken(catalogue, feasible), strict=True):
         assert needed <= found
 
