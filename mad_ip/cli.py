@@ -43,7 +43,10 @@ def main() -> None:
 @app.command()
 def solve(
     spec: Annotated[Path, typer.Argument(help="The spec.toml to solve.")],
-    solver: Annotated[str, typer.Option(help="Solver profile: a name under solvers/ or a .toml file.")] = "highs",
+    solver: Annotated[
+        str | None,
+        typer.Option(help="Solver profile: a name under solvers/ or a .toml file (default: highs or decomposition)."),
+    ] = None,
     time_limit: Annotated[
         float, typer.Option(help="Seconds after which the best design so far is returned.")
     ] = math.inf,
@@ -74,7 +77,7 @@ def solve(
     with _interruptible() as interrupted, _progress(Console(stderr=True), quiet, _line) as watch:
         design = run(
             problem,
-            profile=Profile.load(solver),
+            profile=None if solver is None else Profile.load(solver),
             time_limit=time_limit,
             gap=gap,
             threads=threads,

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,26 @@ class Design:
         unmeasured = Metrics(0.0, 0.0, 0.0, 0.0, 0, 0, 0)
         design = cls(metrics=unmeasured, **structure)
         return dataclasses.replace(design, metrics=design.measure(beta))
+
+    @classmethod
+    def chosen(cls, spec: Spec, path: Sequence[tuple[int, int, int, int]]) -> Design:
+        """The design of a path: channels, inner width, kernel and depth of the stem, every stage and the tail.
+
+        Of the stem and the tail only the channels count. Measured from its layers.
+        """
+        stages = zip(spec.stages, path[1:], strict=False)
+        return cls.create(
+            beta=spec.objective.depth_penalty,
+            name=spec.name,
+            spec_sha256=spec.sha256,
+            convention=spec.convention,
+            resolution=spec.input.resolution,
+            image_channels=spec.input.channels,
+            stem=StemChoice(spec.stem.kernel, spec.stem.stride, path[0][0], spec.stem.weight),
+            stages=tuple(StageChoice(stage.block, stage.stride, *chosen, stage.weight) for stage, chosen in stages),
+            tail=None if spec.tail is None else path[-1][0],
+            classes=spec.input.classes,
+        )
 
     @property
     def resolutions(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from mad_ip import blocks, cost, entropy
 from mad_ip.catalogue import Catalogue, Integers, stage_quantities
 from mad_ip.spec import Spec
 
-__all__ = ["POPULATION", "Population", "evolve", "first_incumbent", "path_of"]
+__all__ = ["POPULATION", "Population", "evolve", "evolve_island", "first_incumbent", "path_of", "polish"]
 
 POPULATION = 256
 _GENERATIONS = 200
@@ -100,7 +100,7 @@ def first_incumbent(
     for _ in range(_ISLANDS):
         if stop() and best is not None:
             break
-        row = _polish(population, _evolve(population, generator, stop), stop)
+        row = polish(population, evolve_island(population, generator, stop), stop)
         score, violation = population.evaluate(row[None])
         if violation[0] == 0 and score[0] == best_score:
             # Two islands that climb to the same top have most likely found the highest.
@@ -128,7 +128,7 @@ def evolve(
         yield rows[0], float(score[order[0]]), float(violation[order[0]])
 
 
-def _evolve(population: Population, generator: np.random.Generator, stop: Callable[[], bool]) -> Integers:
+def evolve_island(population: Population, generator: np.random.Generator, stop: Callable[[], bool]) -> Integers:
     """One island: truncation selection, uniform crossover of whole stages, steps and resets of single genes."""
     sizes = np.array([len(domain) for domain in population.genes()])
 
@@ -152,7 +152,7 @@ def _evolve(population: Population, generator: np.random.Generator, stop: Callab
     return row
 
 
-def _polish(population: Population, row: Integers, stop: Callable[[], bool]) -> Integers:
+def polish(population: Population, row: Integers, stop: Callable[[], bool]) -> Integers:
     """Climb over all changes of one or two genes by up to two steps until none improves."""
     sizes = np.array([len(domain) for domain in population.genes()])
     number = len(sizes)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from mad_ip import catalogue as catalogues
 from mad_ip import depths, entropy, paths, search
 from mad_ip.backends import Limits, Profile, Progress, compile_model, load_backend, solve_apart
-from mad_ip.catalogue import Catalogue
+from mad_ip.catalogue import Catalogue, Floats, raw_options
 from mad_ip.depths import Window
-from mad_ip.design import Certificate, Design, StageChoice, StemChoice, violations
+from mad_ip.design import Certificate, Design, violations
 from mad_ip.errors import InternalError, MadIpError
 from mad_ip.reduction import reduce
 from mad_ip.spec import Budget, Spec
@@ -42,6 +42,12 @@ _SOLVER_GAP = 1e-3
 
 _REDUCE_ABOVE = 100
 """Options up to which the MILP alone is as fast as with a reduction before it."""
+
+_CATALOGUE_LIMIT = 5_000_000
+"""Options before dominance up to which a catalogue is made: some 400 MB."""
+
+_EXACT = 1e-6
+"""A gap up to which the decomposition, like a solver, is asked for a smaller one."""
 
 _FEASIBILITY_BOXES = 40
 """Boxes of depths looked at before the MILP decides whether a spec is feasible."""
@@ -99,6 +105,7 @@ def solve(
 ) -> Design:
     """The best design of a spec with its certificate.
 
+    Without a ``profile`` HiGHS solves, or the decomposition where the options are too many to list.
     ``gap`` is relative to the score, ``time_limit`` in seconds; ``interrupted`` is asked now and then whether to stop.
     The certificate's status is ``optimal`` when the bound is within ``gap`` of the recomputed score, ``feasible``
     otherwise.
@@ -107,29 +114,18 @@ def solve(
     one was found, :class:`mad_ip.errors.InputError` on a bad profile, :class:`InternalError` when a solver's claim
     does not hold.
     """
-    return _Solve(spec, profile or Profile(), time_limit, gap, threads, seed, watch, interrupted).run()
+    if profile is None:
+        profile = Profile("decomposition" if raw_options(spec) > _CATALOGUE_LIMIT else "highs")
+    return _Solve(spec, profile, time_limit, gap, threads, seed, watch, interrupted).run()
 
 
 def decode(catalogue: Catalogue, path: Sequence[int]) -> Design:
     """The design that takes option ``path[s]`` of every segment s, measured from its layers."""
-    spec = catalogue.spec
-    segments = catalogue.segments
-    stages = []
-    for stage, segment, option in zip(spec.stages, catalogue.stages, path[1:], strict=False):
+    chosen = []
+    for segment, option in zip(catalogue.segments, path, strict=True):
         c, mid, kernel, depth = (int(getattr(segment, key)[option]) for key in ("c", "mid", "kernel", "depth"))
-        stages.append(StageChoice(stage.block, stage.stride, c, mid, kernel, depth, stage.weight))
-    return Design.create(
-        beta=spec.objective.depth_penalty,
-        name=spec.name,
-        spec_sha256=spec.sha256,
-        convention=spec.convention,
-        resolution=spec.input.resolution,
-        image_channels=spec.input.channels,
-        stem=StemChoice(spec.stem.kernel, spec.stem.stride, int(segments[0].c[path[0]]), spec.stem.weight),
-        stages=tuple(stages),
-        tail=None if spec.tail is None else int(segments[-1].c[path[-1]]),
-        classes=spec.input.classes,
-    )
+        chosen.append((c, mid, kernel, depth))
+    return Design.chosen(catalogue.spec, chosen)
 
 
 class _Solve:
@@ -157,14 +153,15 @@ class _Solve:
 
     def run(self) -> Design:
         self._report()
+        if self.backend.takes == "spec":
+            return self._decompose()
         everything = catalogues.build(self.spec)
-        self.options = len(everything)
         catalogue = paths.within_budgets(everything)
         if catalogue.is_empty:
             raise InfeasibleError(explain(self.spec, everything, self.profile, self.stopped))
         if self.backend.takes == "catalogue":
             self._search(everything, catalogue)
-            return self._certified(everything)
+            return self._certified(len(everything), everything.architectures)
         self.phase = "first incumbent"
         self._report()
         path = search.first_incumbent(catalogue, self.seed, self.stopped)
@@ -177,7 +174,42 @@ class _Solve:
             path = found[0]
         self._accept(decode(catalogue, path))
         self._improve(catalogue, path)
-        return self._certified(everything)
+        return self._certified(len(everything), everything.architectures)
+
+    def _decompose(self) -> Design:
+        """Let the decomposition solve the spec by itself; no catalogue is made."""
+        from mad_ip.decomposition import crude_bound
+
+        spec = self.spec
+        self.phase = self.backend.name
+        self.bound = crude_bound(spec) - spec.objective.depth_penalty
+        self._report()
+
+        def take(values: Floats) -> None:
+            self._accept(
+                Design.chosen(spec, [(c, m, k, depth) for c, m, k, depth in values.astype(int).reshape(-1, 4).tolist()])
+            )
+
+        def follow(progress: Progress) -> bool:
+            self.bound = min(self.bound, progress.bound)
+            if progress.values is not None:
+                take(progress.values)
+            self._report()
+            return self.stopped()
+
+        gap = self.gap * _SOLVER_GAP if self.gap <= _EXACT else self.gap
+        limits = Limits(gap, self.time_limit - self._elapsed(), self.threads, self.seed)
+        outcome = solve_apart(self.profile, spec, limits, follow)
+        if outcome.status == "infeasible":
+            if raw_options(spec) <= _CATALOGUE_LIMIT:
+                raise InfeasibleError(explain(spec, catalogues.build(spec), Profile(), self.stopped))
+            raise InfeasibleError(f"{spec.source}: infeasible: no design of the space meets all budgets together")
+        if outcome.values is not None:
+            take(outcome.values)
+        if self.design is None:
+            raise NoDesignError("stopped before any design that meets the budgets was found")
+        self.bound = min(self.bound, max(outcome.bound, self._score))
+        return self._certified(raw_options(spec), catalogues.architectures(spec))
 
     def _search(self, everything: Catalogue, catalogue: Catalogue) -> None:
         """Let a backend that knows the catalogue find designs by itself, with no help but a bound."""
@@ -224,7 +256,7 @@ class _Solve:
             self.design = design
         self._report()
 
-    def _certified(self, everything: Catalogue) -> Design:
+    def _certified(self, options: int, architectures: int) -> Design:
         assert self.design is not None
         score = self.design.metrics.score
         # The reduction computes with NumPy numbers.
@@ -238,8 +270,8 @@ class _Solve:
             bound=bound,
             gap=gap,
             seconds=round(self._elapsed(), 3),
-            options=len(everything),
-            architectures=everything.architectures,
+            options=options,
+            architectures=architectures,
         )
         return dataclasses.replace(self.design, certificate=certificate)
 
@@ -379,7 +411,7 @@ def least_spread(
 
     if catalogue.is_empty:
         return None
-    if load_backend(profile).takes == "catalogue":
+    if load_backend(profile).takes != "matrix":
         profile = Profile()
     spec = catalogue.spec
     masks = [np.ones(len(segment), bool) for segment in catalogue.segments]

@@ -48,6 +48,7 @@ OPTIONS: dict[str, tuple[str, str, object]] = {
     "glpk": ("mip_gapp", "mip_gap", -3),
     "enumerate": ("path", "paths", 0),
     "evolution": ("generation", "generations", 0),
+    "decomposition": ("clusters", "cluster", 0),
 }
 """A misspelt option of every backend, its name, and a value out of its range."""
 

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-Takes = Literal["matrix", "catalogue"]
+Takes = Literal["matrix", "catalogue", "spec"]
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import IO, Any
 
 from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Watch
 from mad_ip.backends.profile import Profile, load_backend
 from mad_ip.catalogue import Catalogue
 from mad_ip.errors import InternalError, MadIpError
+from mad_ip.spec import Spec
 
 __all__ = ["serve", "solve_apart"]
 
@@ -28,7 +30,7 @@ _GRACE = 2.0
 """Seconds beyond the time limit that a solver has to stop by itself."""
 
 
-def solve_apart(profile: Profile, problem: Problem | Catalogue, limits: Limits, watch: Watch) -> Outcome:
+def solve_apart(profile: Profile, problem: Problem | Catalogue | Spec, limits: Limits, watch: Watch) -> Outcome:
     """Solve as :meth:`Backend.solve` in a process, ended when ``watch`` asks for it or the time limit is passed.
 
     ``watch`` is also called while the solver reports nothing. Raise :class:`InternalError` when the process fails.
@@ -45,7 +47,9 @@ def solve_apart(profile: Profile, problem: Problem | Catalogue, limits: Limits, 
     except BrokenPipeError:
         raise InternalError("the solver's process ended before it had read the model") from None
     finally:
-        process.kill()
+        # The solver may have processes of its own; they are one group.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
 

@@ -21,6 +21,7 @@ BACKENDS = {
     "gurobi": "Gurobi",
     "glpk": "Glpk",
     "enumerate": "Enumeration",
+    "decomposition": "Decomposition",
     "evolution": "Evolution",
 }
 """The class of every backend in the module of its name."""

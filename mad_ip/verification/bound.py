@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mad_ip.design import Design, StageChoice, StemChoice, violations
+from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
 from mad_ip.lagrangian.box import AXES, Box, whole
 from mad_ip.lagrangian.program import Bound, Choice, Program, Relaxation
@@ -112,22 +112,7 @@ def bound(
 
 def _feasible(spec: Spec, path: tuple[Choice, ...]) -> Design | None:
     """The design of a path, measured exactly; ``None`` when it breaks a budget or a rule."""
-    stages = tuple(
-        StageChoice(stage.block, stage.stride, c, m, k, depth, stage.weight)
-        for stage, (c, m, k, depth) in zip(spec.stages, path[1:], strict=False)
-    )
-    design = Design.create(
-        beta=spec.objective.depth_penalty,
-        name=spec.name,
-        spec_sha256=spec.sha256,
-        convention=spec.convention,
-        resolution=spec.input.resolution,
-        image_channels=spec.input.channels,
-        stem=StemChoice(spec.stem.kernel, spec.stem.stride, path[0][0], spec.stem.weight),
-        stages=stages,
-        tail=None if spec.tail is None else path[-1][0],
-        classes=spec.input.classes,
-    )
+    design = Design.chosen(spec, path)
     return None if violations(spec, design) else design
 
 

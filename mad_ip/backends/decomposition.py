@@ -1,0 +1,60 @@
+"""Branch and bound on the Lagrangian program, coarse to fine: no MILP, no catalogue (mad_ip.decomposition)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mad_ip import __version__
+from mad_ip.backends.base import Limits, Outcome, Progress, Takes, Watch, unknown_option
+from mad_ip.decomposition import Found, optimise
+from mad_ip.decomposition.workers import cluster, processes, serial
+from mad_ip.errors import InputError
+from mad_ip.spec import Spec
+
+__all__ = ["Decomposition"]
+
+
+class Decomposition:
+    """``threads`` processes share the boxes; the option ``cluster`` is the address of a Dask scheduler instead."""
+
+    name = "decomposition"
+    takes: Takes = "spec"
+    proves = True
+
+    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
+        self.cluster: str | None = None
+        for key, value in options.items():
+            where = f"{source}: options.{key} = {value!r}"
+            if key != "cluster":
+                raise unknown_option(where, "decomposition", key, ["cluster"])
+            if not isinstance(value, str):
+                raise InputError(f"{where}: must be the address of a Dask scheduler, such as 'tcp://127.0.0.1:8786'")
+            self.cluster = value
+        self.version = __version__
+
+    def solve(self, spec: Spec, limits: Limits, watch: Watch) -> Outcome:
+        """Solve; values are the choices of every segment, flattened; see :class:`mad_ip.backends.base.Backend`."""
+        shown: Any = None
+
+        def follow(found: Found) -> bool:
+            nonlocal shown
+            new = found.path if found.path is not shown else None
+            shown = found.path
+            return watch(Progress(found.bound, found.nodes, None if new is None else np.array(new, float).ravel()))
+
+        if self.cluster is not None:
+            crew = cluster(self.cluster)
+        else:
+            crew = processes(limits.threads) if limits.threads > 1 else serial()
+        with crew as workers:
+            found = optimise(spec, workers, gap=limits.gap, seconds=limits.seconds, seed=limits.seed, watch=follow)
+        if found.path is None:
+            infeasible = found.bound == -math.inf
+            return Outcome("infeasible" if infeasible else "stopped", found.bound, None, found.nodes)
+        proven = found.bound <= found.score + limits.gap * max(abs(found.score), 1e-9)
+        values = np.array(found.path, float).ravel()
+        return Outcome("optimal" if proven else "stopped", found.bound, values, found.nodes)

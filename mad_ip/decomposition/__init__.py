@@ -1,0 +1,294 @@
+"""The optimum of a spec at any resolution of its grids: branch and bound on the Lagrangian program, coarse to fine.
+
+No catalogue of options is ever made. A coarse part of the grids is solved first; its designs are designs of the spec,
+and its tree, with the multipliers found, is the guide for the next finer part (design.md section 4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from mad_ip import search
+from mad_ip.decomposition.workers import Workers, relaxation
+from mad_ip.design import Design, violations
+from mad_ip.errors import InputError
+from mad_ip.lagrangian.box import whole
+from mad_ip.lagrangian.program import Choice, Program
+from mad_ip.lagrangian.tables import Integers
+from mad_ip.lagrangian.tree import Node, State, Tree, branch_and_bound
+from mad_ip.spec import Domain, Objective, Spec
+
+__all__ = ["Found", "Path", "crude_bound", "grids", "optimise"]
+
+Path = tuple[Choice, ...]
+
+_FIRST = 8
+"""Values of a width in the coarsest grid."""
+
+_FINER = 2.5
+"""How many times more the next grid has."""
+
+_COARSE_GAPS = (1e-3, 3e-4)
+"""Relative gaps to which the coarsest grids are solved; the last serves all others but the finest."""
+
+_SHARE = 0.4
+"""Share of a time limit that coarse grids may take."""
+
+_ISLANDS = 3
+"""Evolutions that look for a first design."""
+
+_KEPT = 5
+"""Best designs of a coarse grid from which the next is searched."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """How far it is: the best path so far, its score (minus infinity without one), the bound on all designs."""
+
+    path: Path | None
+    score: float
+    bound: float
+    nodes: int
+
+
+def optimise(
+    spec: Spec,
+    workers: Workers,
+    *,
+    gap: float,
+    seconds: float = math.inf,
+    seed: int = 0,
+    watch: Callable[[Found], bool] = lambda _: False,
+) -> Found:
+    """The best path of a spec and a bound within ``gap`` of its score, relative to its magnitude.
+
+    Stops early after ``seconds`` or when ``watch`` returns True. Without a path, the bound is minus infinity when no
+    design meets the budgets. The result does not depend on the workers: boxes are examined in rounds, of equal scores
+    the path found first stays.
+    """
+    return _Descent(spec, workers, gap, seconds, seed, watch).run()
+
+
+def grids(spec: Spec) -> Iterator[Spec]:
+    """The spec with thinned widths, coarse to fine; the last is the spec itself."""
+    widths = [spec.stem.channels, *(stage.channels for stage in spec.stages), *(stage.mid for stage in spec.stages)]
+    size = float(_FIRST)
+    while size < max(len(values) for values in widths):
+        # So few widths may leave no path that keeps the rules of the space.
+        with suppress(InputError):
+            yield _thinned(spec, int(size))
+        size *= _FINER
+    yield spec
+
+
+def _thinned(spec: Spec, size: int) -> Spec:
+    return dataclasses.replace(
+        spec,
+        sha256="",
+        stem=dataclasses.replace(spec.stem, channels=_spread(spec.stem.channels, size)),
+        stages=tuple(
+            dataclasses.replace(stage, channels=_spread(stage.channels, size), mid=_spread(stage.mid, size))
+            for stage in spec.stages
+        ),
+        tail=None if spec.tail is None else dataclasses.replace(spec.tail, channels=_spread(spec.tail.channels, size)),
+    )
+
+
+def _spread(values: Domain, size: int) -> Domain:
+    """At most ``size`` of the values, both ends among them, in about equal ratios."""
+    if len(values) <= size:
+        return values
+    logs = np.log(values)
+    wanted = np.linspace(logs[0], logs[-1], size)
+    return tuple(sorted({values[int(np.abs(logs - at).argmin())] for at in wanted}))
+
+
+def crude_bound(spec: Spec) -> float:
+    """An upper bound on the entropy of every architecture, in no time: the largest gains times the widest paths."""
+    box = whole(spec).tightened()
+    assert box is not None
+    program = Program(relaxation(spec), box, ranged=False)
+    if program.is_empty:
+        return -math.inf
+    pairs = zip(program.parts, program.carried, strict=True)
+    return math.fsum(float(part.gain.max() * carried[1].max()) for part, carried in pairs) * (1 + 1e-9)
+
+
+class _Descent:
+    def __init__(
+        self,
+        spec: Spec,
+        workers: Workers,
+        gap: float,
+        seconds: float,
+        seed: int,
+        watch: Callable[[Found], bool],
+    ) -> None:
+        self.spec, self.workers, self.gap, self.seconds, self.seed = spec, workers, gap, seconds, seed
+        self.watch = watch
+        self.path: Path | None = None
+        self.score = -math.inf
+        self.bound = crude_bound(spec) - spec.objective.depth_penalty
+        self.nodes = 0
+        self.judge = functools.cache(self._judge)
+
+    def run(self) -> Found:
+        began = time.perf_counter()
+        guide: Node | None = None
+        *coarse, finest = grids(self.spec)
+        starts: list[Path] = []
+        for number, grid in enumerate(coarse):
+            left = self.seconds * _SHARE - (time.perf_counter() - began)
+            if left <= 0 or self._stopped():
+                break
+            level = _Level(self, grid)
+            level.start(starts, self.seed)
+            if level.score == -math.inf:
+                continue
+            share = _COARSE_GAPS[min(number, len(_COARSE_GAPS) - 1)]
+            guide = level.solve(max(share, self.gap), guide, left, final=False).root
+            starts = level.best(_KEPT)
+        level = _Level(self, finest)
+        level.start(starts, self.seed)
+        if self.score == -math.inf:
+            feasible = self._feasible(self.seconds - (time.perf_counter() - began))
+            if not feasible:
+                return self._found()
+        tree = level.solve(self.gap, guide, self.seconds - (time.perf_counter() - began), final=True)
+        self.bound = min(self.bound, max(self.score, tree.state.bound))
+        return self._found()
+
+    def _found(self) -> Found:
+        return Found(self.path, self.score, max(self.score, self.bound), self.nodes)
+
+    def _stopped(self) -> bool:
+        return self.watch(self._found())
+
+    def _judge(self, path: Path) -> float:
+        """The exact score of a path, which becomes the best if it is; minus infinity when it breaks a budget."""
+        design = Design.chosen(self.spec, path)
+        if violations(self.spec, design):
+            return -math.inf
+        score = design.metrics.score
+        if score > self.score:
+            self.score, self.path = score, path
+            self._stopped()
+        return score
+
+    def _feasible(self, seconds: float) -> bool:
+        """Look for any design until there is one; the bound becomes minus infinity when it is proven there is none.
+
+        Without a depth penalty no score is negative: a box whose bound is has no design.
+        """
+        spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
+        level = _Level(self, spec)
+
+        def watch(state: State) -> bool:
+            self.nodes = state.nodes
+            return self.score > -math.inf or self._stopped()
+
+        tree = branch_and_bound(
+            relaxation(spec),
+            lambda: -1e-6,
+            self.judge,
+            explore=level.explore,
+            workers=functools.partial(self.workers, spec),
+            seconds=seconds,
+            watch=watch,
+        )
+        if self.score == -math.inf and tree.state.bound <= -1e-6:
+            self.bound = -math.inf
+        return self.score > -math.inf
+
+
+class _Level:
+    """One grid: its own search for designs, and its tree."""
+
+    def __init__(self, descent: _Descent, spec: Spec) -> None:
+        self.descent, self.spec = descent, spec
+        self.population = search.Population(spec)
+        self.genes = self.population.genes()
+        self.scores: dict[Path, float] = {}
+        self.seen: set[tuple[int, ...]] = set()
+
+    @property
+    def score(self) -> float:
+        """The best of this grid."""
+        return max(self.scores.values(), default=-math.inf)
+
+    def best(self, number: int) -> list[Path]:
+        """Its best paths, of different depths."""
+        ranked: dict[tuple[int, ...], Path] = {}
+        for path in sorted(self.scores, key=lambda path: (-self.scores[path], path)):
+            if self.scores[path] > -math.inf:
+                ranked.setdefault(_depths(path), path)
+        return list(ranked.values())[:number]
+
+    def judge(self, path: Path) -> float:
+        self.scores[path] = self.descent.judge(path)
+        return self.scores[path]
+
+    def start(self, paths: list[Path], seed: int) -> None:
+        """Climb from the designs of a coarser grid, or from evolutions where there are none."""
+        for path in paths:
+            self._climb(self._row(path))
+        generator = np.random.default_rng(seed)
+        for _ in range(_ISLANDS if not paths else 0):
+            self._climb(search.evolve_island(self.population, generator, lambda: False))
+
+    def explore(self, path: Path) -> None:
+        """Climb from a path, one of every vector of depths."""
+        if _depths(path) not in self.seen:
+            self.seen.add(_depths(path))
+            self._climb(self._row(path))
+
+    def solve(self, gap: float, guide: Node | None, seconds: float, *, final: bool) -> Tree:
+        """Branch and bound to a gap, below the best design of any grid."""
+        descent = self.descent
+
+        def target() -> float:
+            return descent.score + gap * max(abs(descent.score), 1e-9)
+
+        def watch(state: State) -> bool:
+            descent.nodes = state.nodes
+            if final:
+                descent.bound = min(descent.bound, max(state.bound, descent.score))
+            return descent._stopped()
+
+        return branch_and_bound(
+            relaxation(self.spec),
+            target,
+            self.judge,
+            explore=self.explore,
+            guide=guide,
+            workers=functools.partial(descent.workers, self.spec),
+            seconds=seconds,
+            watch=watch,
+        )
+
+    def _climb(self, row: Integers) -> None:
+        self.judge(self._path(search.polish(self.population, row, lambda: False)))
+
+    def _row(self, path: Path) -> Integers:
+        """The nearest row of this grid."""
+        values = [path[0][0], *(value for chosen in path[1 : 1 + len(self.spec.stages)] for value in chosen)]
+        values += [] if self.spec.tail is None else [path[-1][0]]
+        return np.array([int(np.abs(gene - value).argmin()) for gene, value in zip(self.genes, values, strict=True)])
+
+    def _path(self, row: Integers) -> Path:
+        values = [int(gene[index]) for gene, index in zip(self.genes, row, strict=True)]
+        stages = [values[1 + 4 * t : 5 + 4 * t] for t in range(len(self.spec.stages))]
+        tail = [] if self.spec.tail is None else [(values[-1], 1, 1, 1)]
+        return ((values[0], 1, 1, 1), *((c, m, k, depth) for c, m, k, depth in stages), *tail)
+
+
+def _depths(path: Path) -> tuple[int, ...]:
+    return tuple(depth for _, _, _, depth in path)
