@@ -256,7 +256,7 @@ def test_an_unknown_option_is_told_by_a_process_of_its_own() -> None:
         )
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "decomposition"])
 def test_a_value_that_an_option_does_not_take(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Of another type or out of its range, it is one sentence and nothing else on the terminal."""
     _, key, beyond = OPTIONS[name]

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from strategies import specs
 
-from mad_ip.backends import Profile
+from mad_ip.backends import Profile, load_backend
 from mad_ip.catalogue import raw_options
 from mad_ip.decomposition import Found, crude_bound, grids, optimise
 from mad_ip.decomposition.workers import processes, serial
 from mad_ip.design import Design
+from mad_ip.errors import InputError
 from mad_ip.solve import InfeasibleError, solve
 from mad_ip.spec import Spec
 from mad_ip.verification import audit
@@ -117,3 +118,8 @@ def test_a_grid_too_fine_to_list_is_decomposed() -> None:
     assert design.certificate.backend == "decomposition"
     assert design.certificate.status == "optimal"
     assert audit(fine, design) == []
+
+
+def test_a_cluster_is_an_address() -> None:
+    with pytest.raises(InputError, match=r"mine\.toml: options\.cluster = 0: must be the address"):
+        load_backend(Profile("decomposition", {"cluster": 0}, "mine.toml"))
