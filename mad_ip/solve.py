@@ -208,6 +208,7 @@ class _Solve:
             take(outcome.values)
         if self.design is None:
             raise NoDesignError("stopped before any design that meets the budgets was found")
+        self._contradict(outcome.bound)
         self.bound = min(self.bound, max(outcome.bound, self._score))
         return self._certified(raw_options(spec), catalogues.architectures(spec))
 
@@ -230,6 +231,7 @@ class _Solve:
             self._accept(decode(catalogue, outcome.values.astype(int).tolist()))
         if self.design is None:
             raise NoDesignError("stopped before any design that meets the budgets was found")
+        self._contradict(outcome.bound)
         self.bound = min(self.bound, max(outcome.bound, self._score))
 
     def stopped(self) -> bool:
@@ -347,9 +349,8 @@ class _Solve:
 
             limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
             outcome = solve_apart(self.profile, problem, limits, follow)
-            if outcome.bound < floor - _SCORE_TOLERANCE * max(1.0, abs(floor)):
-                # That of an infeasible problem is -inf; the incumbent is a path of the formulation.
-                raise InternalError(f"the solver's bound {outcome.bound!r} is below the score {floor!r} of a design")
+            # The bound of an infeasible problem is -inf; every incumbent is a path of the formulation.
+            self._contradict(outcome.bound)
             self.bound = min(self.bound, max(outcome.bound, floor))
             if outcome.values is None:
                 # Nothing was found: the incumbent stands.
@@ -359,16 +360,28 @@ class _Solve:
             if not violations(self.spec, design):
                 _compare(problem.objective(outcome.values), design)
                 self._accept(design)
+                self._contradict(outcome.bound)
                 return
             if outcome.status == "stopped":
                 return
             formulation.exclude(path)
 
+    def _contradict(self, bound: float) -> None:
+        """Raise :class:`InternalError` when a claimed bound is below the score of a design at hand."""
+        score = self._score
+        if bound < score - _SCORE_TOLERANCE * max(1.0, abs(score)):
+            raise InternalError(f"the solver's bound {bound!r} is below the score {score!r} of a design")
+
     def _least_spread(self, catalogue: Catalogue) -> tuple[Path, int] | None:
         """A feasible path with the least spread of depths and that spread (0 if unproven); ``None`` without one."""
         self.phase = "feasibility"
         self._report()
-        return least_spread(catalogue, self.profile, self.stopped)
+        try:
+            return least_spread(catalogue, self.profile, self.stopped)
+        except NoDesignError:
+            if self.design is None:
+                raise
+            return None
 
 
 def _compare(objective: float, design: Design) -> None:
@@ -429,6 +442,8 @@ def least_spread(
         problem, columns = compile_model(formulation.model, start=False)
         outcome = solve_apart(profile, problem, Limits(0.0), lambda _: stopped())
         if outcome.values is None:
+            if outcome.status != "infeasible" and not stopped():
+                raise NoDesignError("the solver stopped before it found a design or proved that there is none")
             return None
         path = formulation.path(columns, outcome.values.tolist())
         if not violations(spec, decode(reduced, path)):
@@ -477,7 +492,10 @@ def _unreachable(everything: Catalogue, budgets: list[str], profile: Profile, st
         return True
     if search.first_incumbent(catalogue, 0, stopped) is not None:
         return False
-    return least_spread(catalogue, profile, stopped) is None and not stopped()
+    try:
+        return least_spread(catalogue, profile, stopped) is None and not stopped()
+    except NoDesignError:
+        return False
 
 
 def _smallest(everything: Catalogue, budget: str) -> float:

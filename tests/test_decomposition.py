@@ -15,11 +15,10 @@ from mad_ip.backends import Profile, load_backend
 from mad_ip.catalogue import raw_options
 from mad_ip.decomposition import Found, crude_bound, grids, optimise
 from mad_ip.decomposition.workers import processes, serial
-from mad_ip.design import Design
+from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
 from mad_ip.solve import InfeasibleError, solve
 from mad_ip.spec import Spec
-from mad_ip.verification import audit
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -117,7 +116,7 @@ def test_a_grid_too_fine_to_list_is_decomposed() -> None:
     assert design.certificate is not None
     assert design.certificate.backend == "decomposition"
     assert design.certificate.status == "optimal"
-    assert audit(fine, design) == []
+    assert violations(fine, design) == []
 
 
 def test_a_cluster_is_an_address() -> None:

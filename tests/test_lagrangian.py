@@ -426,6 +426,18 @@ def trim_more(content: dict[str, Any]) -> None:
     node["keep"] = [["depth", s, [1]] for s in (1, 2)]
 
 
+def infinite_tangent(content: dict[str, Any]) -> None:
+    first(content, "leaf")["tangents"] = [math.inf]
+
+
+def tangent_of_nothing(content: dict[str, Any]) -> None:
+    first(content, "trim")["tangents"] = [math.nan]
+
+
+def overflowing_multiplier(content: dict[str, Any]) -> None:
+    first(content, "leaf")["leaf"][0] = 1e308
+
+
 def other_spec(content: dict[str, Any]) -> None:
     content["spec_sha256"] = "0" * 64
 
@@ -441,6 +453,9 @@ def other_spec(content: dict[str, Any]) -> None:
         (negative_multiplier, "multipliers are not valid"),
         (infinite_multiplier, "multipliers are not valid"),
         (trim_more, "nodes"),
+        (infinite_tangent, "tangents are not valid"),
+        (tangent_of_nothing, "tangents are not valid"),
+        (overflowing_multiplier, "multipliers are not valid"),
         (other_spec, "spec_sha256"),
     ],
 )
@@ -463,6 +478,10 @@ def test_a_tampered_certificate_does_not_replay(
         {"upper": "high"},
         {"nodes": [{"leaf": "x", "tangents": []}]},
         {"nodes": [{"split": ["width", 0, 1]}]},
+        {"nodes": [{"split": ["depth", 1, math.nan]}, {"empty": True}, {"empty": True}]},
+        {"nodes": [{"split": ["total", 0, 2.5]}]},
+        {"nodes": [{"split": ["depth", -1, 2]}]},
+        {"upper": math.nan},
         {"nodes": [{"trim": [1.0]}]},
         {"nodes": [7]},
     ],
@@ -470,6 +489,43 @@ def test_a_tampered_certificate_does_not_replay(
 def test_what_is_no_certificate_is_bad_input(spec: Spec, certificate: dict[str, Any], change: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         replay(spec, {**certificate, **change})
+
+
+def test_multipliers_that_cancel_leave_a_valid_bound() -> None:
+    """Equal fixed depths, where the prices of curvature and total cancel: the margin covers what they lose."""
+    stage = {"block": "bottleneck", "stride": 2, "channels": [64], "mid": [16], "kernel": [3], "depth": [7]}
+    table = {"name": "n", "input": {"resolution": 64}, "budget": {"macs": 1e9}}
+    spec = Spec.from_table({**table, "stem": {"kernel": 3, "stride": 2, "channels": [16]}, "stage": [stage] * 3})
+    box = whole(spec).tightened()
+    assert box is not None
+    program = Program(Relaxation(spec), box)
+    (only,) = oracle.architectures(spec)
+    for curvature in np.geomspace(1.0, 1e25, 101):
+        # The total's price that takes away what the curvature charges for one more of depth.
+        for price in (1.0, 2.0, 0.0):
+            total = price * spec.objective.depth_penalty * curvature * 7 / 3
+            assert program.evaluate(np.array([0.0, curvature, total])).value >= only.score
+
+
+def test_spreads_too_many_to_list_still_bound() -> None:
+    """52 stages of depth 1 or 60 in tinynas: variances far beyond the listed integers."""
+    one = {"block": "inverted", "stride": 1, "channels": [8], "mid": [8], "kernel": [3]}
+    spec = Spec.from_table(
+        {
+            "name": "deep",
+            "convention": "tinynas",
+            "input": {"resolution": 16},
+            "objective": {"depth_penalty": 1e-9},
+            "stem": {"kernel": 3, "stride": 1, "channels": [8]},
+            "stage": [{**one, "depth": [1 if t % 2 else 60]} for t in range(52)],
+        }
+    )
+    box = whole(spec).tightened()
+    assert box is not None
+    program = Program(Relaxation(spec), box)
+    (only,) = oracle.architectures(spec)
+    for curvature in (0.0, 1.0, 1e6, 1e10, 1e12):
+        assert program.evaluate(np.array([curvature, 0.0])).value >= only.score
 
 
 def test_the_tree_partitions_the_space(spec: Spec, optimum: oracle.Best) -> None:

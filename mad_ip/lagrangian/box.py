@@ -11,7 +11,7 @@ import numpy as np
 
 from mad_ip.spec import Domain, Spec
 
-__all__ = ["AXES", "Axis", "Box", "spreads", "whole"]
+__all__ = ["AXES", "Axis", "Box", "largest_spread", "spreads", "whole"]
 
 Axis: TypeAlias = Literal["channels", "mid", "kernel", "depth"]
 
@@ -104,7 +104,7 @@ def whole(spec: Spec) -> Box:
 def spreads(domains: tuple[Domain, ...], first: int, last: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """All values of ``n^2 Var = n sum L^2 - (sum L)^2`` for depths with a sum from ``first`` to ``last``.
 
-    For domains too deep to list them, all integers up to where ``exp`` of the deviation dwarfs every entropy.
+    For domains too deep to list them, the first integers; :func:`largest_spread` is where they may end.
     """
     number = len(domains)
     most = sum(domain[-1] for domain in domains)
@@ -121,3 +121,10 @@ def spreads(domains: tuple[Domain, ...], first: int, last: int) -> np.ndarray[An
         attained = following
     total, square = np.nonzero(attained[max(0, first) : last + 1])
     return np.unique(number * square - (total + max(0, first)) ** 2)
+
+
+def largest_spread(listed: np.ndarray[Any, np.dtype[np.int64]], domains: tuple[Domain, ...]) -> int:
+    """The last of the :func:`spreads`, or a bound on it where only the first integers are listed."""
+    if len(listed) == _LATTICE and int(listed[-1]) == _LATTICE - 1:
+        return len(domains) * sum(domain[-1] ** 2 for domain in domains)
+    return int(listed[-1]) if len(listed) else 0

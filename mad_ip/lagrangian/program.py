@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import entropy
-from mad_ip.lagrangian.box import Box, spreads, whole
+from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
 from mad_ip.lagrangian.kernels import Lines, Priced, best_values, coarser, envelope, values
 from mad_ip.lagrangian.tables import BUDGETS, Floats, Integers, Table
 from mad_ip.lagrangian.tables import tables as build_tables
@@ -184,6 +184,7 @@ class Program:
             self.carried = [(low, np.clip(m, low, high)) for (low, high), m in zip(self.carried, most, strict=True)]
         self.spreads = spreads(tuple(box.depth[s] for s in box.penalised), box.first, box.last)
         self.is_empty = bool(box.penalised) and len(self.spreads) == 0
+        self.largest_spread = largest_spread(self.spreads, tuple(box.depth[s] for s in box.penalised))
 
     def _linked(self, nodes: list[Integers], mids: list[Integers]) -> list[Integers]:
         """The nodes of every segment that lie on a complete path, as positions in its table."""
@@ -248,21 +249,21 @@ class Program:
     def evaluate(self, multipliers: Floats, tangents: tuple[float, ...] | None = None) -> Bound:
         """The bound that these multipliers give; minus infinity when the box is empty."""
         tangents = self.tangents if tangents is None else tangents
-        prices, constant = self._terms(multipliers, tangents)
+        prices, constant, magnitude = self._terms(multipliers, tangents)
         lines = self._backward(prices)
         _, intercept = self._through(0, prices[0], lines[0])
         pair, line = np.unravel_index(int(np.argmax(intercept)), intercept.shape)
-        value = float(intercept[pair, line]) + constant + self._margin(prices, constant)
+        value = float(intercept[pair, line]) + constant + self._margin(prices, magnitude)
         path = self._path(prices, lines, int(pair), int(line))
         return Bound(value, multipliers, self._slack(multipliers, tangents, path), tangents, path)
 
-    def _terms(self, multipliers: Floats, tangents: tuple[float, ...]) -> tuple[list[_Prices], float]:
-        """Prices of every segment, and the constant of the Lagrangian."""
+    def _terms(self, multipliers: Floats, tangents: tuple[float, ...]) -> tuple[list[_Prices], float, float]:
+        """Prices of every segment, the constant of the Lagrangian, and the magnitudes of what these two add up."""
         relaxation, box = self.relaxation, self.box
         number = len(relaxation.budgets)
         budgets = multipliers[:number]
         effectiveness = multipliers[number : number + len(relaxation.bounded)]
-        constant = math.fsum(budgets)
+        constant = magnitude = math.fsum(budgets)
         per_depth = [np.zeros(len(part.depth)) for part in self.parts]
         slopes = [0.0] * len(self.parts)
         for s, mu, tangent in zip(relaxation.bounded, effectiveness, tangents, strict=True):
@@ -271,7 +272,9 @@ class Program:
             per_layer = float(mu) * (math.log(tangent) + 1 - relaxation.log_ratio)
             for r in range(s + 1):
                 per_depth[r] = per_depth[r] + per_layer * self.parts[r].layers * self.parts[r].depth
+                magnitude += abs(per_layer) * self.parts[r].layers * float(self.parts[r].depth[-1])
             constant += float(mu) * tangent
+            magnitude += float(mu) * tangent * (2 + abs(math.log(tangent)) + abs(relaxation.log_ratio))
         if relaxation.beta > 0:
             curvature, total = (float(value) for value in multipliers[-2:])
             bend, stages = relaxation.beta * curvature, len(box.penalised)
@@ -280,26 +283,32 @@ class Program:
                 # V >= sum L^2 / n - chord of (T / n)^2 over the range of T: additive over stages.
                 chord = (box.first + box.last) * depth / stages**2
                 per_depth[s] = per_depth[s] + bend * (depth**2 / stages - chord) + total * depth
-            constant -= relaxation.beta * self._minorant(curvature)[0] + bend * box.first * box.last / stages**2
+                deepest = float(depth[-1])
+                magnitude += bend * (deepest**2 / stages + float(chord[-1])) + abs(total) * deepest
+            minorant, variance = self._minorant(curvature)
+            product = bend * box.first * box.last / stages**2
+            constant -= relaxation.beta * minorant + product
             constant += max(total * box.first, total * box.last)
+            magnitude += relaxation.beta * abs(minorant) + 2 * bend * variance + product + abs(total) * box.last
         prices = []
         for part, more, slope in zip(self.parts, per_depth, slopes, strict=True):
             prices.append(_Prices(part.priced(budgets, more), slope))
-        return prices, constant
+        return prices, constant, magnitude
 
     def _minorant(self, curvature: float) -> tuple[float, float]:
         """``a = min_V Q(V) - b V`` over the attainable ``V``, and the minimising ``V``."""
         number = len(self.box.penalised)
         variances = self.spreads / number**2
         uniformities = entropy.uniformity_of(self.spreads, number, self.relaxation.spec.convention)
+        # Beyond the last one listed, up to the largest there may be, Q is at least that of the last.
+        variances[-1] = self.largest_spread / number**2
         values = np.minimum(uniformities, 1e300 / max(1.0, self.relaxation.beta)) - curvature * variances
         position = int(np.argmin(values))
         return float(values[position]), float(variances[position])
 
-    def _margin(self, prices: list[_Prices], constant: float) -> float:
+    def _margin(self, prices: list[_Prices], magnitude: float) -> float:
         """What rounding can take from a bound: proportional to the largest terms that a path's sum can hold."""
         most = float(self.carried[-1][1].max())
-        magnitude = abs(constant)
         for part, price in zip(self.parts, prices, strict=True):
             powers, options = part.mid[-1] ** np.arange(3), price.options
             blocks = part.depth[-1] * float(np.max(powers @ np.abs(options.again).max(axis=(1, 2)), initial=0.0))
@@ -307,7 +316,7 @@ class Program:
             if options.stepped is not None:
                 blocks += float(part.depth[-1] * options.stepped.max())
             slope = float(part.gain.max()) + price.slope
-            magnitude += slope * most + blocks + float(np.abs(options.per_depth).max())
+            magnitude += slope * most + blocks
         return _ROUNDING * magnitude
 
     def _backward(self, prices: list[_Prices]) -> list[Lines]:
@@ -392,8 +401,8 @@ class Program:
         """Per segment, an upper bound on the designs that take each value of the axes of :data:`AXES`, in the order
         of the box; minus infinity for values on no complete path.
         """
-        prices, constant = self._terms(bound.multipliers, bound.tangents)
-        constant += self._margin(prices, constant)
+        prices, constant, magnitude = self._terms(bound.multipliers, bound.tangents)
+        constant += self._margin(prices, magnitude)
         lines = self._backward(prices)
         ahead = [*self._candidate_slopes(lines, prices), None]
         bounds = []

@@ -16,6 +16,7 @@ import numpy as np
 
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
+from mad_ip.files import finite
 from mad_ip.lagrangian.box import AXES, Box, whole
 from mad_ip.lagrangian.program import Bound, Choice, Program, Relaxation
 from mad_ip.lagrangian.tree import Node, State, branch_and_bound
@@ -24,6 +25,9 @@ from mad_ip.spec import Spec
 __all__ = ["FORMAT", "Bounded", "Replay", "bound", "replay"]
 
 FORMAT = "mad-ip/bound-certificate/1"
+
+_LARGEST = 1e60
+"""Multipliers beyond this, which no search needs, could overflow on the way to a bound."""
 
 _TOLERANCE = 1e-9
 """Relative difference up to which two scores, or a bound and its replay, are equal."""
@@ -149,8 +153,9 @@ def replay(spec: Spec, certificate: Mapping[str, Any], watch: Callable[[int, int
     """
     if certificate.get("format") != FORMAT:
         raise InputError(f"format = {certificate.get('format')!r}: must be {FORMAT!r}")
-    records, claimed = certificate.get("nodes"), certificate.get("upper")
-    if not isinstance(records, list) or not isinstance(claimed, int | float):
+    records: Any = certificate.get("nodes")
+    claimed: Any = certificate.get("upper")
+    if not isinstance(records, list) or not finite(claimed):
         raise InputError("nodes, upper: must be a list and a number, as mad-ip writes them")
     if certificate.get("spec_sha256") != spec.sha256:
         return Replay(math.inf, 0, (f"spec_sha256: the certificate is of another spec than {spec.sha256}",))
@@ -162,10 +167,12 @@ def replay(spec: Spec, certificate: Mapping[str, Any], watch: Callable[[int, int
             return Replay(math.inf, number, (f"nodes[{number}]: beyond the tree's end",))
         try:
             value, children = _replayed(relaxation, stack.pop(), record)
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
             raise InputError(f"nodes[{number}]: not a node that mad-ip writes ({error})") from None
         if isinstance(value, str):
             return Replay(math.inf, number, (f"nodes[{number}]: {value}",))
+        if math.isnan(value):
+            return Replay(math.inf, number, (f"nodes[{number}]: the bound is not a number",))
         upper = max(upper, value)
         stack.extend(reversed(children))
         if watch is not None:
@@ -182,6 +189,10 @@ def _replayed(relaxation: Relaxation, box: Box, record: Mapping[str, Any]) -> tu
     tight = box.tightened()
     if "split" in record:
         axis, segment, at = record["split"]
+        # Two parts cover a box only when they part integers: nothing is up to NaN, and nothing above it.
+        whole_numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in (segment, at))
+        if axis not in (*AXES, "total") or not whole_numbers or not 0 <= segment < len(box.channels):
+            raise ValueError(f"split {record['split']!r}")
         return -math.inf, list(box.split(axis, segment, at))
     program = None if tight is None else Program(relaxation, tight)
     if tight is None or program is None or program.is_empty:
@@ -198,13 +209,14 @@ def _replayed(relaxation: Relaxation, box: Box, record: Mapping[str, Any]) -> tu
     tangents = tuple(float(value) for value in record["tangents"])
     if multipliers.shape != relaxation.least.shape or not (multipliers >= relaxation.least).all():
         return "the multipliers are not valid", []
-    if (
-        not np.isfinite(multipliers).all()
-        or len(tangents) != len(relaxation.bounded)
-        or not min(tangents, default=1) > 0
-    ):
+    if not (np.abs(multipliers) <= _LARGEST).all() or len(tangents) != len(relaxation.bounded):
         return "the multipliers are not valid", []
+    if not all(0 < tangent <= _LARGEST for tangent in tangents):
+        return "the tangents are not valid", []
     found = program.evaluate(multipliers, tangents)
+    # There is a path, and a path has a finite value unless something overflowed.
+    if not math.isfinite(found.value):
+        return "the bound is not a finite number", []
     if kind == "leaf":
         return found.value, []
     return _trimmed(program, found, record["keep"])
@@ -220,6 +232,7 @@ def _trimmed(program: Program, found: Bound, keep: list[Any]) -> tuple[float, li
             chosen = kept.get((axis, s), domain)
             gone = [value not in chosen for value in domain]
             if any(gone):
-                dropped = max(dropped, float(values[np.array(gone)].max()))
+                # A value that is not a number makes the maximum one too.
+                dropped = float(np.maximum(dropped, values[np.array(gone)].max()))
                 box = box.restricted(axis, s, tuple(value for value in domain if value in chosen))
     return dropped, [box]

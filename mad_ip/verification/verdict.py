@@ -264,7 +264,7 @@ class _Run:
     def _prove(self, upper: float) -> None:
         """Compare an upper bound on every feasible design with the score of this one."""
         score = self.metrics.score
-        if upper < score - score_slack(self.metrics):
+        if not upper >= score - score_slack(self.metrics):
             self.failures.append(f"bound {upper!r}: no feasible design scores more, yet the design scores {score!r}")
             return
         self.bound, self.left = max(upper, score), self._gap(upper)
