@@ -28,6 +28,7 @@ __all__ = [
     "StageChoice",
     "StemChoice",
     "Verification",
+    "relative_gap",
     "violations",
 ]
 
@@ -70,6 +71,13 @@ class Metrics:
     macs: int
     params: int
     layers: int
+
+
+def relative_gap(score: float, bound: float) -> float:
+    """``(bound - score) / |score|``, at least 0; infinite without a score or a bound."""
+    if not (math.isfinite(score) and math.isfinite(bound)):
+        return math.inf
+    return max(0.0, bound - score) / max(abs(score), 1e-9)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ penalised depths, between ``first`` and ``last``; ``V`` their variance; ``a + b 
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
@@ -19,13 +20,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 
 from mad_ip import paths
 from mad_ip.catalogue import Catalogue, Floats, Integers
 from mad_ip.depths import Window
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
-from mad_ip.lagrangian.kernels import Lines, envelope
+from mad_ip.lagrangian.dual import EVALUATIONS, minimise
+from mad_ip.lagrangian.kernels import Lines, envelope, padded
 
 __all__ = ["Bound", "Box", "Relaxation", "reduce"]
 
@@ -86,7 +87,7 @@ class Relaxation:
         self.penalised = self.stages[spec.penalised] if window is not None else []
         low, high = paths.carried_bounds(catalogue)
         self.carried = [_per_source(segment, a, b) for segment, a, b in zip(self.segments, low, high, strict=True)]
-        self.groups = [_padded(segment.pair_source) for segment in self.segments]
+        self.groups = [padded(segment.pair_source) for segment in self.segments]
 
     @property
     def box(self) -> Box | None:
@@ -329,7 +330,7 @@ class Relaxation:
                 own = segment.gain + slopes[s]
                 after = carried[segment.pair] + segment.log_width[:, None]
                 reached = value[segment.pair] - prices[s][:, None] + own[segment.pair_node][segment.pair, None] * after
-                group = _padded(segment.pair_node[segment.pair])
+                group = padded(segment.pair_node[segment.pair])
                 flat = group.members.shape[0], -1
                 points = after[group.members].reshape(flat)
                 values = np.where(group.exists[:, :, None], reached[group.members], -np.inf).reshape(flat)
@@ -339,67 +340,13 @@ class Relaxation:
                 prefix = envelope(points, values, least, most)
         return bounds
 
-    def minimise(self, box: Box, start: Floats, *, cutoff: float = -math.inf, evaluations: int = 60) -> Bound:
+    def minimise(self, box: Box, start: Floats, *, cutoff: float = -math.inf, evaluations: int = EVALUATIONS) -> Bound:
         """Improve the multipliers by cutting planes in a trust region until nothing is gained or ``cutoff`` is passed.
 
         Every bound on the way is valid; the best one is returned.
         """
-        best = self.evaluate(box, start)
-        cuts = [best]
-        scales, least = self.scales, self.least
-        radius = 0.1
-        for _ in range(evaluations):
-            if best.value <= cutoff:
-                break
-            step, predicted = _model_minimum(cuts, best, scales * radius, least)
-            if predicted > best.value - 1e-7 * abs(best.value):
-                if radius >= 0.05:
-                    break
-                radius *= 4
-                continue
-            trial = self.evaluate(box, step, best.tangents)
-            cuts.append(trial)
-            if trial.value < best.value - 0.1 * (best.value - predicted):
-                if trial.value < best.value - 0.6 * (best.value - predicted):
-                    radius *= 2
-                best = trial
-            else:
-                radius *= 0.5
-                if radius < 1e-5:
-                    break
-        return best
-
-
-def _model_minimum(cuts: list[Bound], centre: Bound, box: Floats, least: Floats) -> tuple[Floats, float]:
-    """Minimise the maximum of the cuts within ``box`` around ``centre``."""
-    size = len(centre.multipliers)
-    rows = np.array([[*cut.slack, -1.0] for cut in cuts])
-    right = np.array([cut.slack @ (cut.multipliers - centre.multipliers) - cut.value + centre.value for cut in cuts])
-    low = np.maximum(-box, least - centre.multipliers)
-    bounds = [*zip(low, box, strict=True), (None, None)]
-    result = linprog([0.0] * size + [1.0], A_ub=rows, b_ub=right, bounds=bounds, method="highs")
-    if result.x is None:
-        return centre.multipliers, centre.value
-    return np.maximum(centre.multipliers + result.x[:size], least), centre.value + float(result.x[size])
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """Members of every group, padded: ``members`` (groups, size) with ``exists``."""
-
-    members: Integers
-    exists: NDArray[np.bool_]
-
-
-def _padded(group: Integers) -> _Groups:
-    order = np.argsort(group, kind="stable")
-    counts = np.bincount(group)
-    position = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
-    members = np.zeros((len(counts), int(counts.max())), np.int64)
-    exists = np.zeros(members.shape, bool)
-    members[group[order], position] = order
-    exists[group[order], position] = True
-    return _Groups(members, exists)
+        evaluate = functools.partial(self.evaluate, box)
+        return minimise(evaluate, start, self.scales, self.least, cutoff=cutoff, evaluations=evaluations).best
 
 
 def _per_source(segment: Any, low: Floats, high: Floats) -> tuple[Floats, Floats]:

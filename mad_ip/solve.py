@@ -21,7 +21,7 @@ from mad_ip import depths, entropy, paths, search
 from mad_ip.backends import Limits, Profile, Progress, compile_model, load_backend, solve_apart
 from mad_ip.catalogue import Catalogue, Floats, raw_options
 from mad_ip.depths import Window
-from mad_ip.design import Certificate, Design, violations
+from mad_ip.design import Certificate, Design, relative_gap, violations
 from mad_ip.errors import InternalError, MadIpError
 from mad_ip.reduction import reduce
 from mad_ip.spec import Budget, Spec
@@ -83,13 +83,6 @@ class Report:
     def gap(self) -> float:
         """Relative to the magnitude of the score."""
         return relative_gap(self.score, self.bound)
-
-
-def relative_gap(score: float, bound: float) -> float:
-    """``(bound - score) / |score|``, infinite without a score or a bound."""
-    if not (math.isfinite(score) and math.isfinite(bound)):
-        return math.inf
-    return max(0.0, bound - score) / max(abs(score), 1e-9)
 
 
 def solve(
@@ -178,11 +171,8 @@ class _Solve:
 
     def _decompose(self) -> Design:
         """Let the decomposition solve the spec by itself; no catalogue is made."""
-        from mad_ip.decomposition import crude_bound
-
         spec = self.spec
         self.phase = self.backend.name
-        self.bound = crude_bound(spec) - spec.objective.depth_penalty
         self._report()
 
         def take(values: Floats) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import specs
 
-from mad_ip.design import Design, StageChoice, StemChoice, violations
+from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
 from mad_ip.spec import Domain, Spec
 from mad_ip.verification import Attack, attack
@@ -23,21 +23,7 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 def decoded(spec: Spec, architecture: oracle.Best) -> Design:
     stem, stages, tail = architecture.structure
-    return Design.create(
-        beta=spec.objective.depth_penalty,
-        name=spec.name,
-        spec_sha256=spec.sha256,
-        convention=spec.convention,
-        resolution=spec.input.resolution,
-        image_channels=spec.input.channels,
-        stem=StemChoice(spec.stem.kernel, spec.stem.stride, stem, spec.stem.weight),
-        stages=tuple(
-            StageChoice(stage.block, stage.stride, *choice, stage.weight)
-            for stage, choice in zip(spec.stages, stages, strict=True)
-        ),
-        tail=tail,
-        classes=spec.input.classes,
-    )
+    return Design.chosen(spec, [(stem, 1, 1, 1), *stages, *([] if tail is None else [(tail, 1, 1, 1)])])
 
 
 @settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=SLOW)

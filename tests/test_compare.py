@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mad_ip.design import Design
+from mad_ip.design import Design, relative_gap
 from mad_ip.errors import InputError, InternalError
 from mad_ip.reports import comparison
 from mad_ip.reports.comparison import Settings, compare, page, runs
@@ -35,7 +35,7 @@ from mad_ip.reports.comparison.milestones import (
     reference,
     spread,
 )
-from mad_ip.reports.comparison.records import Point, Run, condensed, distance, gap, without_folders
+from mad_ip.reports.comparison.records import Point, Run, condensed, distance, without_folders
 from mad_ip.reports.comparison.runs import Job, measure
 from mad_ip.spec import Spec
 
@@ -112,13 +112,13 @@ def test_curve_is_the_median_of_step_functions() -> None:
 
 
 def test_gap_is_relative_to_the_score_and_distance_to_the_target() -> None:
-    assert gap(200.0, 210.0) == 0.05
-    assert gap(-200.0, -190.0) == 0.05
-    assert gap(200.0, 199.0) == 0.0
+    assert relative_gap(200.0, 210.0) == 0.05
+    assert relative_gap(-200.0, -190.0) == 0.05
+    assert relative_gap(200.0, 199.0) == 0.0
     assert distance(190.0, 200.0) == 0.05
     assert distance(-210.0, -200.0) == 0.05
     assert distance(201.0, 200.0) == 0.0
-    for relative in (gap, distance):
+    for relative in (relative_gap, distance):
         assert relative(200.0, INF) == relative(-INF, 210.0) == relative(-INF, INF) == INF
 
 

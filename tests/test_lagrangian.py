@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from strategies import specs
 
-from mad_ip.design import Design, StageChoice, StemChoice
+from mad_ip.design import Design
 from mad_ip.errors import InputError
 from mad_ip.lagrangian.box import AXES, Box, spreads, whole
 from mad_ip.lagrangian.dual import minimise
@@ -278,7 +278,7 @@ def test_minimise_only_improves(spec: Spec, seed: int) -> None:
     box = whole(spec).tightened()
     assert box is not None
     program = Program(relaxation, box)
-    dual = minimise(program, random_multipliers(program, random))
+    dual = minimise(program.evaluate, random_multipliers(program, random), program.scales, program.relaxation.least)
     assert dual.best.value == min(cut.value for cut in dual.cuts)
     assert len(dual.weights) == len(dual.cuts)
     assert dual.weights.sum() == pytest.approx(1)
@@ -305,22 +305,7 @@ def test_bound_encloses_the_enumerated_optimum_and_replays(spec: Spec, gap: floa
 
 
 def design_of(spec: Spec, best: oracle.Best) -> Design:
-    c, stages, tail = best.structure
-    return Design.create(
-        beta=spec.objective.depth_penalty,
-        name=spec.name,
-        spec_sha256=spec.sha256,
-        convention=spec.convention,
-        resolution=spec.input.resolution,
-        image_channels=spec.input.channels,
-        stem=StemChoice(spec.stem.kernel, spec.stem.stride, c, spec.stem.weight),
-        stages=tuple(
-            StageChoice(stage.block, stage.stride, *chosen, stage.weight)
-            for stage, chosen in zip(spec.stages, stages, strict=True)
-        ),
-        tail=tail,
-        classes=spec.input.classes,
-    )
+    return Design.chosen(spec, Literal.of(spec, best).path)
 
 
 def small() -> Spec:

@@ -309,6 +309,16 @@ def test_a_wide_gap_is_no_fault_of_a_feasible_design(spec: Spec, design: Design)
     assert audit(spec, certificate(status="feasible")(wide_gap(design))) == []
 
 
+def test_a_design_solved_to_a_wider_gap_is_verified_to_that_gap(spec: Spec, design: Design) -> None:
+    score = design.metrics.score
+    bound = score * (1 + 5e-5)
+    wider = certificate(bound=bound, gap=(bound - score) / score)(design)
+    assert verify(spec, wider, gap=1e-4, evaluations=1000).verdict == "proven"
+    narrow = verify(spec, wider, gap=1e-5, evaluations=1000)
+    assert narrow.verdict == "failed"
+    assert "certificate.status 'optimal'" in narrow.reasons[0]
+
+
 def test_proofs_import_nothing_of_the_solver() -> None:
     """Everything imported from mad_ip is allowed, and what that imports in turn is allowed too."""
     package = Path(mad_ip.__file__).parent

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mad_ip import __version__
-from mad_ip.backends.base import Limits, Outcome, Progress, Takes, Watch, unknown_option
+from mad_ip.backends.base import Limits, Outcome, Progress, Takes, Watch, proven, unknown_option
 from mad_ip.decomposition import Found, optimise
 from mad_ip.decomposition.workers import cluster, processes, serial
 from mad_ip.errors import InputError
@@ -55,6 +55,6 @@ class Decomposition:
         if found.path is None:
             infeasible = found.bound == -math.inf
             return Outcome("infeasible" if infeasible else "stopped", found.bound, None, found.nodes)
-        proven = found.bound <= found.score + limits.gap * max(abs(found.score), 1e-9)
         values = np.array(found.path, float).ravel()
-        return Outcome("optimal" if proven else "stopped", found.bound, values, found.nodes)
+        closed = proven(found.score, found.bound, limits.gap)
+        return Outcome("optimal" if closed else "stopped", found.bound, values, found.nodes)

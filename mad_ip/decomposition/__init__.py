@@ -18,7 +18,6 @@ import numpy as np
 
 from mad_ip import search
 from mad_ip.decomposition.workers import Workers, relaxation
-from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Choice, Program
@@ -122,6 +121,28 @@ def crude_bound(spec: Spec) -> float:
     return math.fsum(float(part.gain.max() * carried[1].max()) for part, carried in pairs) * (1 + 1e-9)
 
 
+class _Grid:
+    """The rows of a population, as the choices of a path."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.population = search.Population(spec)
+        self.genes = self.population.genes()
+
+    def row(self, path: Path) -> Integers:
+        """The nearest row."""
+        values = [path[0][0], *(value for chosen in path[1 : 1 + len(self.spec.stages)] for value in chosen)]
+        values += [] if self.spec.tail is None else [path[-1][0]]
+        return np.array([int(np.abs(gene - value).argmin()) for gene, value in zip(self.genes, values, strict=True)])
+
+    def path(self, row: Integers) -> Path:
+        """The choices of a row."""
+        values = [int(gene[index]) for gene, index in zip(self.genes, row, strict=True)]
+        stages = [values[1 + 4 * t : 5 + 4 * t] for t in range(len(self.spec.stages))]
+        tail = [] if self.spec.tail is None else [(values[-1], 1, 1, 1)]
+        return ((values[0], 1, 1, 1), *((c, m, k, depth) for c, m, k, depth in stages), *tail)
+
+
 class _Descent:
     def __init__(
         self,
@@ -134,6 +155,7 @@ class _Descent:
     ) -> None:
         self.spec, self.workers, self.gap, self.seconds, self.seed = spec, workers, gap, seconds, seed
         self.watch = watch
+        self.grid = _Grid(spec)
         self.path: Path | None = None
         self.score = -math.inf
         self.bound = crude_bound(spec) - spec.objective.depth_penalty
@@ -173,11 +195,11 @@ class _Descent:
         return self.watch(self._found())
 
     def _judge(self, path: Path) -> float:
-        """The exact score of a path, which becomes the best if it is; minus infinity when it breaks a budget."""
-        design = Design.chosen(self.spec, path)
-        if violations(self.spec, design):
+        """The score of a path, which becomes the best if it is; minus infinity when it breaks a budget, in integers."""
+        scores, violations = self.grid.population.evaluate(self.grid.row(path)[None])
+        if violations[0] > 0:
             return -math.inf
-        score = design.metrics.score
+        score = float(scores[0])
         if score > self.score:
             self.score, self.path = score, path
             self._stopped()
@@ -214,8 +236,7 @@ class _Level:
 
     def __init__(self, descent: _Descent, spec: Spec) -> None:
         self.descent, self.spec = descent, spec
-        self.population = search.Population(spec)
-        self.genes = self.population.genes()
+        self.grid = _Grid(spec)
         self.scores: dict[Path, float] = {}
         self.seen: set[tuple[int, ...]] = set()
 
@@ -239,16 +260,16 @@ class _Level:
     def start(self, paths: list[Path], seed: int) -> None:
         """Climb from the designs of a coarser grid, or from evolutions where there are none."""
         for path in paths:
-            self._climb(self._row(path))
+            self._climb(self.grid.row(path))
         generator = np.random.default_rng(seed)
         for _ in range(_ISLANDS if not paths else 0):
-            self._climb(search.evolve_island(self.population, generator, lambda: False))
+            self._climb(search.evolve_island(self.grid.population, generator, lambda: False))
 
     def explore(self, path: Path) -> None:
         """Climb from a path, one of every vector of depths."""
         if _depths(path) not in self.seen:
             self.seen.add(_depths(path))
-            self._climb(self._row(path))
+            self._climb(self.grid.row(path))
 
     def solve(self, gap: float, guide: Node | None, seconds: float, *, final: bool) -> Tree:
         """Branch and bound to a gap, below the best design of any grid."""
@@ -275,19 +296,7 @@ class _Level:
         )
 
     def _climb(self, row: Integers) -> None:
-        self.judge(self._path(search.polish(self.population, row, lambda: False)))
-
-    def _row(self, path: Path) -> Integers:
-        """The nearest row of this grid."""
-        values = [path[0][0], *(value for chosen in path[1 : 1 + len(self.spec.stages)] for value in chosen)]
-        values += [] if self.spec.tail is None else [path[-1][0]]
-        return np.array([int(np.abs(gene - value).argmin()) for gene, value in zip(self.genes, values, strict=True)])
-
-    def _path(self, row: Integers) -> Path:
-        values = [int(gene[index]) for gene, index in zip(self.genes, row, strict=True)]
-        stages = [values[1 + 4 * t : 5 + 4 * t] for t in range(len(self.spec.stages))]
-        tail = [] if self.spec.tail is None else [(values[-1], 1, 1, 1)]
-        return ((values[0], 1, 1, 1), *((c, m, k, depth) for c, m, k, depth in stages), *tail)
+        self.judge(self.grid.path(search.polish(self.grid.population, row, lambda: False)))
 
 
 def _depths(path: Path) -> tuple[int, ...]:

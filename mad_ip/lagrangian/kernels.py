@@ -11,10 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mad_ip.lagrangian.tables import Floats, Integers
 
-__all__ = ["ACCELERATED", "Lines", "Priced", "best_values", "coarser", "envelope", "values"]
+__all__ = [
+    "ACCELERATED",
+    "Groups",
+    "Lines",
+    "Priced",
+    "best_values",
+    "coarser",
+    "envelope",
+    "padded",
+    "values",
+]
 
 _FEW = 6
 """Inner widths up to which trying all is faster than the closed form."""
@@ -57,6 +68,26 @@ class Lines:
     slope: Floats
     intercept: Floats
     origin: Integers
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Members of every group, padded: ``members`` (groups, size), of which those ``exists`` says are real."""
+
+    members: Integers
+    exists: NDArray[np.bool_]
+
+
+def padded(group: Integers) -> Groups:
+    """The positions of every group, ``group`` giving that of each position; none is empty."""
+    order = np.argsort(group, kind="stable")
+    counts = np.bincount(group)
+    position = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
+    members = np.zeros((len(counts), int(counts.max())), np.int64)
+    exists = np.zeros(members.shape, bool)
+    members[group[order], position] = order
+    exists[group[order], position] = True
+    return Groups(members, exists)
 
 
 def best_values(options: Priced, pairs: Integers, slopes: Floats) -> Floats:

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mad_ip import entropy
 from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
-from mad_ip.lagrangian.kernels import Lines, Priced, best_values, coarser, envelope, values
+from mad_ip.lagrangian.kernels import Groups, Lines, Priced, best_values, coarser, envelope, padded, values
 from mad_ip.lagrangian.tables import BUDGETS, Floats, Integers, Table
 from mad_ip.lagrangian.tables import tables as build_tables
 from mad_ip.spec import Spec
@@ -122,8 +121,7 @@ class _Part:
     exponent: int
     layers: int
     gain: Floats
-    leaving: NDArray[np.int64]
-    exists: NDArray[np.bool_]
+    leaving: Groups
 
     def priced(self, budgets: Floats, per_depth: Floats) -> Priced:
         """The options with a price for every unit of a budget, and one for every depth."""
@@ -223,7 +221,7 @@ class Program:
             np.maximum.at(before[-1], part.node, arriving)
         for part, priced, pairs in zip(self.parts[:0:-1], options[:0:-1], rows[:0:-1], strict=True):
             leaving = after[-1][part.node] + best_values(priced, pairs, np.zeros(len(pairs)))
-            after.append(np.full(len(part.leaving), -np.inf))
+            after.append(np.full(len(part.leaving.members), -np.inf))
             np.maximum.at(after[-1], part.source, leaving)
         return before[1:], after[::-1]
 
@@ -328,8 +326,10 @@ class Program:
             part, low, high = self.parts[s], *self.carried[s - 1]
             own = (self.parts[s - 1].gain + prices[s - 1].slope)[:, None, None]
             flat = len(low), -1
-            slopes = (slope[part.leaving] + own).reshape(flat)
-            intercepts = np.where(part.exists[:, :, None], intercept[part.leaving], -np.inf).reshape(flat)
+            slopes = (slope[part.leaving.members] + own).reshape(flat)
+            intercepts = np.where(part.leaving.exists[:, :, None], intercept[part.leaving.members], -np.inf).reshape(
+                flat
+            )
             lines.append(coarser(envelope(slopes, intercepts, low, high), low, high, _LINES))
         return lines[::-1]
 
@@ -350,7 +350,7 @@ class Program:
             path.append(self._option(s, prices[s], pair, slope))
             if s + 1 < len(self.parts):
                 position, line = divmod(int(lines[s].origin[node, line]), lines[s + 1].slope.shape[1])
-                pair = int(self.parts[s + 1].leaving[node, position])
+                pair = int(self.parts[s + 1].leaving.members[node, position])
         return tuple(path)
 
     def _option(self, s: int, prices: _Prices, pair: int, slope: float) -> Choice:
@@ -480,7 +480,6 @@ def _part(
     first = carries.argmax(axis=1)
     end = first + carries.sum(axis=1)
     pick = (sources[source][:, None], nodes[node][:, None], kernels[None, :])
-    leaving, exists = _padded(source, len(sources))
     return _Part(
         source=source,
         node=node,
@@ -499,21 +498,8 @@ def _part(
         exponent=table.exponent,
         layers=table.layers,
         gain=table.gain[nodes],
-        leaving=leaving,
-        exists=exists,
+        leaving=padded(source),
     )
-
-
-def _padded(group: Integers, number: int) -> tuple[Integers, NDArray[np.bool_]]:
-    """Members of every group, ``(groups, size)``, and which of them exist."""
-    order = np.argsort(group, kind="stable")
-    counts = np.bincount(group, minlength=number)
-    position = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
-    members = np.zeros((number, int(counts.max())), np.int64)
-    exists = np.zeros(members.shape, bool)
-    members[group[order], position] = order
-    exists[group[order], position] = True
-    return members, exists
 
 
 def _interpolated(slopes: Floats, values: Floats, rows: Integers, at: Floats) -> Floats:

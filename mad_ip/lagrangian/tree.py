@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from mad_ip.lagrangian.box import AXES, Axis, Box, whole
-from mad_ip.lagrangian.dual import Dual, minimise
+from mad_ip.lagrangian.dual import EVALUATIONS, Dual, minimise
 from mad_ip.lagrangian.program import Bound, Choice, Program, Relaxation
 from mad_ip.lagrangian.tables import Floats
 
@@ -38,9 +38,6 @@ Cut = tuple[Axis | Literal["total"], int, int]
 
 _ROUND = 8
 """Boxes examined between two looks at the incumbent."""
-
-_EVALUATIONS = 60
-"""Evaluations of one box at most."""
 
 _WORTH = 0.8
 """A box is bounded anew where trimming leaves at most this share of its values."""
@@ -144,7 +141,14 @@ def examine(relaxation: Relaxation, task: Task) -> Examined:
         return Examined("point", candidates=(box.point,))
     start = np.where(np.isfinite(relaxation.least), program.scales / 2, 0.0)
     start = start if task.multipliers is None else task.multipliers
-    dual = minimise(program, start, cutoff=task.target, evaluations=_EVALUATIONS if task.thorough else 0)
+    dual = minimise(
+        program.evaluate,
+        start,
+        program.scales,
+        relaxation.least,
+        cutoff=task.target,
+        evaluations=EVALUATIONS if task.thorough else 0,
+    )
     best = dual.best
     if task.above is not None and best.value > task.most:
         # Other tangents of phi may bound less well; with those above, a part is never bounded worse.
@@ -171,7 +175,7 @@ def _trimmed(program: Program, best: Bound, target: float) -> tuple[Box, float]:
     return box, dropped
 
 
-def _cut(box: Box, dual: Dual) -> Cut:
+def _cut(box: Box, dual: Dual[Bound]) -> Cut:
     """Where the paths that hold up the bound differ most."""
     active = [(weight, cut.path) for weight, cut in zip(dual.weights, dual.cuts, strict=True) if weight > 1e-6]
     weights = np.array([weight for weight, _ in active])

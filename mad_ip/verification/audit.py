@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mad_ip.design import Design, violations
+from mad_ip.design import Design, relative_gap, violations
 from mad_ip.spec import Spec
 from mad_ip.verification.exhaustion import architectures
 
@@ -13,30 +13,30 @@ __all__ = ["OPTIMAL_GAP", "STATUSES", "audit"]
 STATUSES = ("optimal", "feasible")
 
 OPTIMAL_GAP = 1e-6
-"""Largest relative gap of a design that may call itself optimal (design.md section 3)."""
+"""Largest relative gap of a design that may call itself optimal where no other was asked (design.md section 3)."""
 
 _TOLERANCE = 1e-9
 """Relative slack on scores, bounds and gaps, for rounding alone."""
 
 
-def audit(spec: Spec, design: Design) -> list[str]:
+def audit(spec: Spec, design: Design, optimal_gap: float = OPTIMAL_GAP) -> list[str]:
     """One sentence for everything that differs, each beginning with or naming what; empty when nothing does.
 
     Checked are the structure, the budgets and every metric (:func:`mad_ip.design.violations`), the name, the hash of
     the spec, and that the certificate agrees with itself and with the spec: the number of architectures counted anew
     in Python integers, ``bound >= score``, ``gap = (bound - score) / |score|`` with the score measured anew, and
-    ``optimal`` said only of a gap of at most 1e-6. A stored verification is held to the same. Whether a bound is true
-    is not checked here: see :func:`mad_ip.verification.verdict.verify`.
+    ``optimal`` said only of a gap of at most ``optimal_gap``, which the solve was asked for. A stored verification is
+    held to the same. Whether a bound is true is not checked here: see :func:`mad_ip.verification.verdict.verify`.
     """
     found = violations(spec, design)
     if design.name != spec.name:
         found.append(f"name {design.name!r}: the spec says {spec.name!r}")
     if design.spec_sha256 != spec.sha256:
         found.append(f"spec_sha256 {design.spec_sha256}: the hash of the spec is {spec.sha256}")
-    return found + _certificate(spec, design) + _verification(spec, design)
+    return found + _certificate(spec, design, optimal_gap) + _verification(spec, design)
 
 
-def _certificate(spec: Spec, design: Design) -> list[str]:
+def _certificate(spec: Spec, design: Design, optimal_gap: float) -> list[str]:
     certificate = design.certificate
     if certificate is None:
         return ["certificate: there is none"]
@@ -45,8 +45,8 @@ def _certificate(spec: Spec, design: Design) -> list[str]:
     found += differences
     if certificate.status not in STATUSES:
         found.append(f"certificate.status {certificate.status!r}: must be one of {', '.join(STATUSES)}")
-    elif certificate.status == "optimal" and not gap <= OPTIMAL_GAP:
-        found.append(f"certificate.status 'optimal': bound and score leave a gap of {gap!r}, above {OPTIMAL_GAP}")
+    elif certificate.status == "optimal" and not gap <= optimal_gap:
+        found.append(f"certificate.status 'optimal': bound and score leave a gap of {gap!r}, above {optimal_gap}")
     if not certificate.seconds >= 0:
         found.append(f"certificate.seconds {certificate.seconds!r}: must be at least 0")
     return found
@@ -77,7 +77,7 @@ def _bounded(where: str, bound: float, stored: float, spec: Spec, design: Design
     score = design.measure(spec.objective.depth_penalty).score
     if not bound >= score - _TOLERANCE * abs(score):
         found.append(f"{where}.bound {bound!r}: below the score {score!r} of the design itself")
-    gap = max(0.0, bound - score) / max(abs(score), _TOLERANCE)
+    gap = relative_gap(score, bound)
     if not math.isclose(stored, gap, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
         found.append(f"{where}.gap {stored!r}: bound and score give {gap!r}")
     return gap, found

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mad_ip.design import Design, violations
+from mad_ip.design import Design, relative_gap, violations
 from mad_ip.errors import InputError
 from mad_ip.files import finite
 from mad_ip.lagrangian.box import AXES, Box, whole
@@ -52,7 +52,7 @@ class Bounded:
     @property
     def gap(self) -> float:
         """``(upper - score) / |score|``, at least 0."""
-        return max(0.0, self.upper - self.score) / max(abs(self.score), _TOLERANCE)
+        return relative_gap(self.score, self.upper)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, cost, entropy
-from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, Metrics, StageChoice, StemChoice, violations
+from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, Metrics, violations
 from mad_ip.errors import InputError, InternalError
 from mad_ip.spec import Domain, Spec, Stage
 
@@ -200,21 +200,7 @@ def realise(spec: Spec, structure: Structure, score: float) -> Design:
     Raises :class:`InternalError` when it is not feasible or measures another score.
     """
     stem, stages, tail = structure
-    design = Design.create(
-        beta=spec.objective.depth_penalty,
-        name=spec.name,
-        spec_sha256=spec.sha256,
-        convention=spec.convention,
-        resolution=spec.input.resolution,
-        image_channels=spec.input.channels,
-        stem=StemChoice(spec.stem.kernel, spec.stem.stride, stem, spec.stem.weight),
-        stages=tuple(
-            StageChoice(stage.block, stage.stride, *choice, stage.weight)
-            for stage, choice in zip(spec.stages, stages, strict=True)
-        ),
-        tail=tail,
-        classes=spec.input.classes,
-    )
+    design = Design.chosen(spec, [(stem, 1, 1, 1), *stages, *([] if tail is None else [(tail, 1, 1, 1)])])
     broken = violations(spec, design)
     if broken:
         raise InternalError(f"verification found a design that is not feasible: {'; '.join(broken)}")

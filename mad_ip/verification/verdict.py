@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mad_ip import __version__
-from mad_ip.design import Design, Verification
+from mad_ip.design import Design, Verification, relative_gap
 from mad_ip.errors import InputError
 from mad_ip.spec import Spec
 from mad_ip.verification.attack import EVALUATIONS, Attack, attack
-from mad_ip.verification.audit import audit
+from mad_ip.verification.audit import OPTIMAL_GAP, audit
 from mad_ip.verification.bound import Bounded, bound, replay
 from mad_ip.verification.exhaustion import LIMIT, architectures, better, prove, score_slack
 
@@ -217,7 +217,7 @@ class _Run:
         return self.stopped or report.seconds > self.limit
 
     def _audit(self) -> None:
-        self.failures += audit(self.spec, self.design)
+        self.failures += audit(self.spec, self.design, max(self.gap, OPTIMAL_GAP))
         self.methods.append("audit")
 
     def _exhaust(self) -> None:
@@ -234,7 +234,7 @@ class _Run:
 
     def _bound(self) -> None:
         def follow(state: Bounded) -> bool:
-            gap = self._gap(state.upper)
+            gap = relative_gap(self.metrics.score, state.upper)
             report = Report("bound", self._seconds(), upper=state.upper, gap=gap, nodes=state.nodes)
             # A better design refutes this one; how good the best is then does not matter.
             return self._report(report) or state.better is not None
@@ -267,14 +267,10 @@ class _Run:
         if not upper >= score - score_slack(self.metrics):
             self.failures.append(f"bound {upper!r}: no feasible design scores more, yet the design scores {score!r}")
             return
-        self.bound, self.left = max(upper, score), self._gap(upper)
+        self.bound, self.left = max(upper, score), relative_gap(self.metrics.score, upper)
         self.proven = self.left <= self.gap
         if not self.proven and (self.stopped or self._seconds() > self.limit):
             raise _Stopped
-
-    def _gap(self, upper: float) -> float:
-        score = self.metrics.score
-        return max(0.0, upper - score) / max(abs(score), 1e-9)
 
     def _attack(self, evaluations: int, seed: int) -> None:
         def follow(state: Attack) -> bool:

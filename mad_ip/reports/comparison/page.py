@@ -17,11 +17,11 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
+from mad_ip.design import relative_gap
 from mad_ip.errors import InputError
 from mad_ip.files import write_atomically
 from mad_ip.reports.comparison import plots
 from mad_ip.reports.comparison.milestones import Comparison, contradictions, milestones
-from mad_ip.reports.comparison.records import gap
 from mad_ip.reports.comparison.tables import headline, method, tables
 
 __all__ = ["FORMAT", "write"]
@@ -143,7 +143,7 @@ def _json(comparison: Comparison) -> str:
                 **{field.name: getattr(run, field.name) for field in dataclasses.fields(run) if field.name != "trace"},
                 "score": run.score,
                 "bound": run.bound,
-                "gap": gap(run.score, run.bound),
+                "gap": relative_gap(run.score, run.bound),
                 "seconds": dataclasses.asdict(milestones(run, comparison.reference(run.spec), comparison.settings.gap)),
                 "trace": [point._asdict() for point in run.trace],
             }

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from mad_ip.design import relative_gap
 from mad_ip.reports.comparison.milestones import Curve, Milestones, Reference, curve, milestones, spread
-from mad_ip.reports.comparison.records import Run, distance, gap
+from mad_ip.reports.comparison.records import Run, distance
 
 __all__ = ["STYLE", "anytime", "gaps", "memory", "reached"]
 
@@ -99,7 +100,7 @@ def gaps(spec: str, solvers: Solvers, target: Reference, palette: Mapping[str, s
             summary = Curve(times, np.median(rows, axis=0), rows.min(axis=0), rows.max(axis=0))
         _draw(axes, summary, palette[name], "-" if bounded else ":")
         for run in runs:
-            last = gap(run.score, run.bound) if bounded else distance(run.score, target.score)
+            last = relative_gap(run.score, run.bound) if bounded else distance(run.score, target.score)
             if math.isfinite(last):
                 last = min(max(last, floor), _WIDEST)
                 marker = "o" if run.status == "optimal" else "x"
@@ -188,7 +189,7 @@ def _gap_at(run: Run, times: NDArray[np.float64], target: float | None) -> list[
     """The run's gap at each time, or its distance to a target; infinite before there is one."""
     values = np.full(len(times), math.inf)
     for point in run.trace:
-        now = gap(point.score, point.bound) if target is None else distance(point.score, target)
+        now = relative_gap(point.score, point.bound) if target is None else distance(point.score, target)
         values[times >= point.seconds] = now
     return values.tolist()
 

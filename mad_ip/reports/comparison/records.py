@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Point", "Run", "Settings", "condensed", "distance", "gap", "without_folders"]
+__all__ = ["Point", "Run", "Settings", "condensed", "distance", "without_folders"]
 
 _FOLDERS = re.compile(r"(?<![\w.])(?:/[^/\s:'\"]+)*/(?=[^/\s:'\"])")
 
@@ -76,11 +76,6 @@ def distance(score: float, target: float) -> float:
     if not (math.isfinite(score) and math.isfinite(target)):
         return math.inf
     return max(0.0, target - score) / max(abs(target), 1e-9)
-
-
-def gap(score: float, bound: float) -> float:
-    """Between a score and a bound, relative to the score; infinite where one is missing."""
-    return distance(-bound, -score)
 
 
 def condensed(points: Sequence[Point]) -> tuple[Point, ...]:

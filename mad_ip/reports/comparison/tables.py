@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mad_ip.design import relative_gap
 from mad_ip.reports.comparison.milestones import Comparison, Milestones, contradictions, milestones, spread
-from mad_ip.reports.comparison.records import Run, Settings, distance, gap
+from mad_ip.reports.comparison.records import Run, Settings, distance
 from mad_ip.reports.comparison.runs import GRACE
 
 __all__ = ["Table", "headline", "method", "tables"]
@@ -61,7 +62,7 @@ def tables(comparison: Comparison) -> list[Table]:
                     _statuses(runs),
                     _over([run.score for run in made], _score),
                     _over([distance(run.score, target.score) for run in made], _percent),
-                    _over([gap(run.score, run.bound) for run in made], _percent),
+                    _over([relative_gap(run.score, run.bound) for run in made], _percent),
                     _over([one.proof for one in found], _seconds),
                     _over([run.wall for run in made], _seconds),
                     _over([run.cpu for run in made], _seconds),
