@@ -1,0 +1,78 @@
+"""Tables of MLPs for the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from decimal import Decimal
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mad_ip import cost, entropy
+from mad_ip.mlp.design import MlpDesign
+from mad_ip.mlp.spec import Budget, MlpSpec
+from mad_ip.reports.table import quantity
+
+__all__ = ["design_table", "space_table"]
+
+
+def design_table(design: MlpDesign, budget: Budget | None = None) -> RenderableType:
+    """Layers, totals (against ``budget`` where given) and the certificate of a design."""
+    layers = Table(title=f"{design.name} (mlp)", box=box.SIMPLE_HEAD, title_style="bold")
+    for header in ("layer", "inputs", "outputs", "MACs", "params", "entropy"):
+        layers.add_column(header, justify="right")
+    total = entropy.log_width(design.layers())
+    for number, layer in enumerate(design.layers(), start=1):
+        numbers = [number, layer.in_channels, layer.out_channels, cost.macs([layer]), cost.params([layer])]
+        share = entropy.log_width([layer]) / total if total else 0.0
+        layers.add_row(*(f"{value:,}" for value in numbers), f"{share:.1%}")
+    totals = Table(box=box.SIMPLE_HEAD)
+    for header in ("total", "value", "budget", "slack"):
+        totals.add_column(header, justify="left" if header == "total" else "right")
+    metrics = asdict(design.metrics)
+    for key, limit in asdict(budget or Budget()).items():
+        slack = "" if limit is None else f"{(limit - metrics[key]) / limit:.3%}"
+        totals.add_row(key, quantity(metrics[key]), "" if limit is None else quantity(limit), slack)
+    totals.add_row("entropy", f"{design.metrics.entropy:,.4f}", "", "")
+    parts: list[RenderableType] = [layers, totals]
+    certificate = design.certificate
+    if certificate is not None:
+        proven = certificate.status == "optimal"
+        claim = (
+            f"proven optimal within {certificate.gap:.1e} (relative)"
+            if proven
+            else f"feasible, not proven optimal: gap {certificate.gap:.2%}"
+        )
+        parts.append(
+            Text(
+                f"{claim}, bound {certificate.bound:,.4f}, out of {_number(certificate.architectures)} architectures; "
+                f"{certificate.backend} {certificate.version}, {certificate.seconds:.1f} s",
+                style="bold green" if proven else "bold yellow",
+            )
+        )
+    return Group(*parts)
+
+
+def space_table(spec: MlpSpec) -> RenderableType:
+    """The domains and budgets of a spec and the exact size of its space."""
+    table = Table(title=f"{spec.name} (mlp)", box=box.SIMPLE_HEAD, title_style="bold")
+    for header in ("features", "widths", "classes", "depth"):
+        table.add_column(header, justify="right")
+    widths, depth = (
+        f"{values[0]}..{values[-1]} ({len(values)})" if len(values) > 2 else ", ".join(map(str, values))
+        for values in (spec.space.widths, spec.space.depth)
+    )
+    table.add_row(str(spec.input.features), widths, str(spec.input.classes), depth)
+    limits = [f"{key} {quantity(limit)}" for key, limit in asdict(spec.budget).items() if limit is not None]
+    return Group(
+        table,
+        Text(f"budgets: {', '.join(limits) or 'none'}"),
+        Text(f"{_number(spec.architectures)} architectures", style="bold"),
+    )
+
+
+def _number(count: int) -> str:
+    """An exact count, or its magnitude where a line would not hold it."""
+    return f"{count:,}" if count < 10**18 else f"{Decimal(count):.2e}"
