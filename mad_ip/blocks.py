@@ -4,8 +4,11 @@ Every function takes single integers or NumPy integer arrays (broadcast against 
 inner widths and kernels, so that one arithmetic serves one network, a catalogue of a million options, and the torch
 modules (design.md sections 1 and 3).
 
+Networks for clips have the same families: a ``k x k`` convolution becomes ``k_t x k x k``, and the others act on every
+frame by itself.
+
 Symbols: ``c_in`` channels in, ``c`` channels out, ``m`` inner width, ``k`` kernel, ``s`` stride, ``size`` input
-resolution in pixels.
+resolution in pixels, ``time`` the time axis with its kernel ``k_t`` and stride, of an image where it is not given.
 """
 
 from __future__ import annotations
@@ -14,10 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from mad_ip.frames import Time
+
 __all__ = ["FAMILIES", "Amount", "Family", "Layer", "Role", "block", "head", "hidden_width", "stem", "tail"]
 
 Amount: TypeAlias = Any
 """A Python int or a NumPy integer array."""
+
+_IMAGE = Time()
 
 Role = Literal["stem", "main", "shortcut", "squeeze", "excite", "tail", "head"]
 
@@ -42,6 +49,7 @@ class Layer:
     activation: bool = True
     counted: bool = False
     present: Amount = 1
+    time: Time = _IMAGE
 
     @property
     def out_size(self) -> int:
@@ -49,9 +57,14 @@ class Layer:
         return -(-self.in_size // self.stride)
 
     @property
+    def positions(self) -> int:
+        """Output pixels, of all frames."""
+        return (self.time.out_frames or 1) * self.out_size**2
+
+    @property
     def width(self) -> Amount:
-        """``w = c_in k^2 / groups`` (paper, Prop. 2)."""
-        return self.in_channels // self.groups * self.kernel**2
+        """``w = c_in k_t k^2 / groups`` (paper, Prop. 2)."""
+        return self.in_channels // self.groups * self.time.kernel * self.kernel**2
 
 
 def hidden_width(m: Amount) -> Amount:
@@ -60,37 +73,41 @@ def hidden_width(m: Amount) -> Amount:
     return hidden + 8 * (hidden == 0)
 
 
-def _projection(c_in: Amount, c: Amount, stride: int, size: int) -> Layer:
-    """ResNet-D shortcut: 1x1 convolution, after 2x2 average pooling at stride 2; absent where identity serves."""
-    changes = (c_in != c) | (stride != 1)
-    return Layer("shortcut", c_in, c, 1, -(-size // stride), activation=False, present=changes * 1)
+def _projection(c_in: Amount, c: Amount, stride: int, size: int, time: Time) -> Layer:
+    """ResNet-D shortcut: 1x1 convolution, after average pooling by the strides; absent where identity serves."""
+    changes = (c_in != c) | (stride != 1) | (time.stride != 1)
+    out = Time(time.out_frames)
+    return Layer("shortcut", c_in, c, 1, -(-size // stride), activation=False, present=changes * 1, time=out)
 
 
-def _basic(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int) -> tuple[Layer, ...]:
-    first = Layer("main", c_in, m, k, size, stride, counted=True)
-    second = Layer("main", m, c, k, first.out_size, activation=False, counted=True)
-    return first, second, _projection(c_in, c, stride, size)
+def _basic(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time) -> tuple[Layer, ...]:
+    first = Layer("main", c_in, m, k, size, stride, counted=True, time=time)
+    second = Layer("main", m, c, k, first.out_size, activation=False, counted=True, time=time.after)
+    return first, second, _projection(c_in, c, stride, size, time)
 
 
-def _bottleneck(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int) -> tuple[Layer, ...]:
-    reduce = Layer("main", c_in, m, 1, size, counted=True)
-    spatial = Layer("main", m, m, k, size, stride, counted=True)
-    expand = Layer("main", m, c, 1, spatial.out_size, activation=False, counted=True)
-    return reduce, spatial, expand, _projection(c_in, c, stride, size)
+def _bottleneck(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time) -> tuple[Layer, ...]:
+    reduce = Layer("main", c_in, m, 1, size, counted=True, time=Time(time.frames))
+    spatial = Layer("main", m, m, k, size, stride, counted=True, time=time)
+    expand = Layer("main", m, c, 1, spatial.out_size, activation=False, counted=True, time=Time(time.out_frames))
+    return reduce, spatial, expand, _projection(c_in, c, stride, size, time)
 
 
-def _inverted(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int) -> tuple[Layer, ...]:
-    expand = Layer("main", c_in, m, 1, size, counted=True)
-    depthwise = Layer("main", m, m, k, size, stride, groups=m, counted=True)
-    project = Layer("main", m, c, 1, depthwise.out_size, activation=False, counted=True)
+def _inverted(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time) -> tuple[Layer, ...]:
+    expand = Layer("main", c_in, m, 1, size, counted=True, time=Time(time.frames))
+    depthwise = Layer("main", m, m, k, size, stride, groups=m, counted=True, time=time)
+    project = Layer("main", m, c, 1, depthwise.out_size, activation=False, counted=True, time=Time(time.out_frames))
     return expand, depthwise, project
 
 
-def _inverted_se(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int) -> tuple[Layer, ...]:
-    expand, depthwise, project = _inverted(c_in, c, m, k, stride, size)
+def _inverted_se(
+    c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time
+) -> tuple[Layer, ...]:
+    expand, depthwise, project = _inverted(c_in, c, m, k, stride, size, time)
     hidden = hidden_width(m)
-    squeeze = Layer("squeeze", m, hidden, 1, 1, bias=True, norm=False)
-    excite = Layer("excite", hidden, m, 1, 1, bias=True, norm=False, activation=False)
+    pooled = Time(None if time.frames is None else 1)
+    squeeze = Layer("squeeze", m, hidden, 1, 1, bias=True, norm=False, time=pooled)
+    excite = Layer("excite", hidden, m, 1, 1, bias=True, norm=False, activation=False, time=pooled)
     return expand, depthwise, squeeze, excite, project
 
 
@@ -102,7 +119,7 @@ class Family:
     of role "shortcut", or none when the block has no such layer.
     """
 
-    layers: Callable[[Amount, Amount, Amount, Amount, int, int], tuple[Layer, ...]]
+    layers: Callable[[Amount, Amount, Amount, Amount, int, int, Time], tuple[Layer, ...]]
     activation: str
     activated_sum: bool
 
@@ -115,19 +132,21 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def block(family: str, c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int) -> tuple[Layer, ...]:
+def block(
+    family: str, c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time = _IMAGE
+) -> tuple[Layer, ...]:
     """The layers of one block of ``family`` (a key of :data:`FAMILIES`) on a ``size x size`` input."""
-    return FAMILIES[family].layers(c_in, c, m, k, stride, size)
+    return FAMILIES[family].layers(c_in, c, m, k, stride, size, time)
 
 
-def stem(channels: Amount, c: Amount, k: Amount, stride: int, size: int) -> tuple[Layer, ...]:
+def stem(channels: Amount, c: Amount, k: Amount, stride: int, size: int, time: Time = _IMAGE) -> tuple[Layer, ...]:
     """The stem's convolution from ``channels`` image channels to ``c``."""
-    return (Layer("stem", channels, c, k, size, stride, counted=True),)
+    return (Layer("stem", channels, c, k, size, stride, counted=True, time=time),)
 
 
-def tail(c_in: Amount, c: Amount, size: int) -> tuple[Layer, ...]:
+def tail(c_in: Amount, c: Amount, size: int, time: Time = _IMAGE) -> tuple[Layer, ...]:
     """The tail's 1x1 convolution."""
-    return (Layer("tail", c_in, c, 1, size, counted=True),)
+    return (Layer("tail", c_in, c, 1, size, counted=True, time=time),)
 
 
 def head(c_in: Amount, classes: int) -> tuple[Layer, ...]:

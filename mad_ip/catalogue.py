@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mad_ip import blocks, cost, entropy
 from mad_ip.errors import InputError
+from mad_ip.frames import Time
 from mad_ip.spec import Spec, Stage
 
 __all__ = ["Catalogue", "Segment", "architectures", "build", "raw_options", "stage_quantities"]
@@ -36,8 +37,8 @@ class Segment:
     """The options of the stem, of one stage, or of the tail, sorted by ``(c_in, c, depth, kernel, mid)``.
 
     All arrays have one entry per option. ``depth`` and ``mid`` are 0 where there are no blocks. ``log_width`` is
-    sigma, ``layers`` the counted layers. ``weight`` and ``size`` give the entropy gain at the segment's end;
-    ``bounds_effectiveness`` says whether the effectiveness budget applies there.
+    sigma, ``layers`` the counted layers. ``weight``, ``size`` and ``frames`` give the entropy gain at the segment's
+    end; ``bounds_effectiveness`` says whether the effectiveness budget applies there.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Segment:
     log_width: Floats
     weight: float
     size: int
+    frames: int | None
     factor: float
     bounds_effectiveness: bool
 
@@ -91,8 +93,8 @@ class Segment:
 
     @cached_property
     def gain(self) -> Floats:
-        """Entropy per unit of log-width at every node, ``alpha ln(r^2 c)`` times the convention's factor."""
-        return np.asarray(self.factor * entropy.entropy_gain(self.weight, self.size, self.nodes))
+        """Entropy per unit of log-width at every node, ``alpha ln(f r^2 c)`` times the convention's factor."""
+        return np.asarray(self.factor * entropy.entropy_gain(self.weight, self.size, self.nodes, self.frames))
 
     def keep(self, mask: NDArray[np.bool_]) -> Segment:
         """The segment with the options where ``mask`` is true."""
@@ -102,6 +104,7 @@ class Segment:
             **columns,
             weight=self.weight,
             size=self.size,
+            frames=self.frames,
             factor=self.factor,
             bounds_effectiveness=self.bounds_effectiveness,
         )
@@ -144,10 +147,15 @@ class Catalogue:
         return linked
 
 
-def stage_quantities(stage: Stage, size: int, c_in: Any, c: Any, m: Any, k: Any, depth: Any) -> tuple[Any, ...]:
-    """MACs, parameters, counted layers and log-width of a whole stage on a ``size x size`` input, broadcast."""
-    first = blocks.block(stage.block, c_in, c, m, k, stage.stride, size)
-    rest = blocks.block(stage.block, c, c, m, k, 1, size // stage.stride)
+def stage_quantities(
+    stage: Stage, size: int, time: Time, c_in: Any, c: Any, m: Any, k: Any, depth: Any
+) -> tuple[Any, ...]:
+    """MACs, parameters, counted layers and log-width of a whole stage on a ``size x size`` input, broadcast.
+
+    ``time`` is the time axis of its first block.
+    """
+    first = blocks.block(stage.block, c_in, c, m, k, stage.stride, size, time)
+    rest = blocks.block(stage.block, c, c, m, k, 1, size // stage.stride, time.after)
     repeats = depth - 1
     return (
         cost.macs(first) + repeats * cost.macs(rest),
@@ -164,32 +172,40 @@ def build(spec: Spec) -> Catalogue:
     """
     _check_range(spec)
     levels = _channel_levels(spec)
-    sizes = spec.resolutions
+    sizes, times = spec.resolutions, spec.times
 
-    def segment(name: str, columns: dict[str, Any], weight: float, size: int, *, final: bool) -> Segment:
+    def segment(name: str, columns: dict[str, Any], weight: float, level: int, *, final: bool) -> Segment:
         if final:
             head = blocks.head(columns["c"], spec.input.classes)
             columns["macs"] = columns["macs"] + cost.macs(head)
             columns["params"] = columns["params"] + cost.params(head)
         bounds = weight > 0 if spec.convention == "tinynas" else final
-        return Segment(name, **columns, weight=weight, size=size, factor=factor, bounds_effectiveness=bounds)
+        return Segment(
+            name,
+            **columns,
+            weight=weight,
+            size=sizes[level],
+            frames=times[level].out_frames,
+            factor=factor,
+            bounds_effectiveness=bounds,
+        )
 
     factor = entropy.entropy_factor(spec.convention)
     stem = spec.stem
     image = np.full(len(levels[0]), spec.input.channels)
-    layers = blocks.stem(image, levels[0], stem.kernel, stem.stride, spec.input.resolution)
+    layers = blocks.stem(image, levels[0], stem.kernel, stem.stride, spec.input.resolution, times[0])
     columns = _plain_options(image, levels[0], layers, stem.kernel)
-    segments = [segment("stem", columns, stem.weight, sizes[0], final=False)]
+    segments = [segment("stem", columns, stem.weight, 0, final=False)]
     for number, stage in enumerate(spec.stages, start=1):
         final = number == len(spec.stages) and spec.tail is None
         ends = number < len(spec.stages) or final
-        columns = _stage_options(spec, stage, sizes[number - 1], levels[number - 1], levels[number])
+        columns = _stage_options(spec, stage, sizes[number - 1], times[number], levels[number - 1], levels[number])
         weight = stage.weight if ends else 0.0
-        segments.append(segment(f"stage {number}", columns, weight, sizes[number], final=final))
+        segments.append(segment(f"stage {number}", columns, weight, number, final=final))
     if spec.tail is not None:
         c_in, c = (grid.ravel() for grid in np.meshgrid(levels[-1], spec.tail.channels, indexing="ij"))
-        columns = _plain_options(c_in, c, blocks.tail(c_in, c, sizes[-1]), 1)
-        segments.append(segment("tail", columns, spec.stages[-1].weight, sizes[-1], final=True))
+        columns = _plain_options(c_in, c, blocks.tail(c_in, c, sizes[-1], Time(times[-1].out_frames)), 1)
+        segments.append(segment("tail", columns, spec.stages[-1].weight, len(spec.stages), final=True))
     return Catalogue(spec, tuple(segments), architectures(spec))
 
 
@@ -245,7 +261,9 @@ def _plain_options(c_in: Integers, c: Integers, layers: tuple[blocks.Layer, ...]
     }
 
 
-def _stage_options(spec: Spec, stage: Stage, size: int, before: Integers, after: Integers) -> dict[str, Any]:
+def _stage_options(
+    spec: Spec, stage: Stage, size: int, time: Time, before: Integers, after: Integers
+) -> dict[str, Any]:
     """Columns of the undominated options of a stage, sorted by ``(c_in, c, depth, kernel, mid)``."""
     follows = spec.space.follows(before[:, None], after[None, :])
     sources, targets = np.nonzero(follows)
@@ -266,7 +284,7 @@ def _stage_options(spec: Spec, stage: Stage, size: int, before: Integers, after:
             kernel[None, None, :, None],
             depth[None, :, None, None],
         )
-        quantities = [np.broadcast_to(q, shape) for q in stage_quantities(stage, size, *axes)]
+        quantities = [np.broadcast_to(q, shape) for q in stage_quantities(stage, size, time, *axes)]
         admissible = carried[targets[start : start + step]]
         kept = _undominated(quantities, admissible, dominators)
         columns = [np.broadcast_to(axis, shape)[kept] for axis in axes]
@@ -316,15 +334,19 @@ def _undominated(quantities: list[Any], admissible: NDArray[np.bool_], dominator
 def _check_range(spec: Spec) -> None:
     """Refuse a spec whose costs could leave 64-bit integers, by its largest network in Python integers."""
     c_in = max(spec.stem.channels)
-    total = cost.macs(blocks.stem(spec.input.channels, c_in, spec.stem.kernel, spec.stem.stride, spec.input.resolution))
-    for stage, size in zip(spec.stages, spec.resolutions, strict=False):
+    stem = spec.stem
+    total = cost.macs(
+        blocks.stem(spec.input.channels, c_in, stem.kernel, stem.stride, spec.input.resolution, spec.times[0])
+    )
+    for stage, size, time in zip(spec.stages, spec.resolutions, spec.times[1:], strict=False):
         c, m, k = max(stage.channels), max(stage.mid), max(stage.kernel)
-        macs, params, _, _ = stage_quantities(stage, size, c_in, c, m, k, max(stage.depth))
+        macs, params, _, _ = stage_quantities(stage, size, time, c_in, c, m, k, max(stage.depth))
         # Equal channels have a free shortcut in these numbers; a projection never costs more than the last term.
-        total += max(macs, params, c_in * c * size**2)
+        total += max(macs, params, c_in * c * size**2 * (time.frames or 1))
         c_in = c
     width = c_in if spec.tail is None else max(spec.tail.channels)
-    total += c_in * width * spec.resolutions[-1] ** 2 + width * (spec.input.classes + 1)
+    frames = spec.times[-1].out_frames or 1
+    total += c_in * width * spec.resolutions[-1] ** 2 * frames + width * (spec.input.classes + 1)
     if total >= 2**62:
         raise InputError(
             f"{spec.source}: input.resolution, stage.channels and stage.mid: the largest network would take {total} "

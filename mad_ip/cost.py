@@ -11,7 +11,7 @@ __all__ = ["macs", "params"]
 
 def macs(layers: Iterable[Layer]) -> Amount:
     """Multiply-accumulates at batch 1, what ``torch.utils.flop_counter`` reports divided by 2."""
-    return sum(layer.out_size**2 * layer.out_channels * layer.width * layer.present for layer in layers)
+    return sum(layer.positions * layer.out_channels * layer.width * layer.present for layer in layers)
 
 
 def params(layers: Iterable[Layer]) -> Amount:

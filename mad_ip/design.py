@@ -16,6 +16,7 @@ from mad_ip.blocks import Layer
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
 from mad_ip.files import finite, named, read_json, write_atomically
+from mad_ip.frames import Time, times
 from mad_ip.spec import CONVENTIONS, FAMILIES, Spec, penalised_stages
 
 __all__ = [
@@ -45,6 +46,8 @@ class StemChoice:
     stride: int
     channels: int
     weight: float
+    temporal_kernel: int = 1
+    temporal_stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class StageChoice:
     kernel: int
     depth: int
     weight: float
+    temporal_kernel: int = 1
+    temporal_stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,10 @@ VERDICTS = ("proven", "audited")
 
 @dataclass(frozen=True)
 class Design:
-    """One architecture. ``tail`` is the tail's channels, ``None`` without a tail; ``classes = 0`` has no head."""
+    """One architecture. ``tail`` is the tail's channels, ``None`` without a tail; ``classes = 0`` has no head.
+
+    ``frames`` is the length of the clips that it takes, ``None`` for one that takes images.
+    """
 
     name: str
     spec_sha256: str
@@ -138,6 +146,7 @@ class Design:
     metrics: Metrics
     certificate: Certificate | None = None
     verification: Verification | None = None
+    frames: int | None = None
 
     @classmethod
     def create(cls, *, beta: float, **structure: Any) -> Design:
@@ -152,7 +161,6 @@ class Design:
 
         Of the stem and the tail only the channels count. Measured from its layers.
         """
-        stages = zip(spec.stages, path[1:], strict=False)
         return cls.create(
             beta=spec.objective.depth_penalty,
             name=spec.name,
@@ -160,8 +168,21 @@ class Design:
             convention=spec.convention,
             resolution=spec.input.resolution,
             image_channels=spec.input.channels,
-            stem=StemChoice(spec.stem.kernel, spec.stem.stride, path[0][0], spec.stem.weight),
-            stages=tuple(StageChoice(stage.block, stage.stride, *chosen, stage.weight) for stage, chosen in stages),
+            frames=spec.input.frames,
+            stem=StemChoice(
+                spec.stem.kernel,
+                spec.stem.stride,
+                path[0][0],
+                spec.stem.weight,
+                spec.stem.temporal_kernel,
+                spec.stem.temporal_stride,
+            ),
+            stages=tuple(
+                StageChoice(
+                    stage.block, stage.stride, *chosen, stage.weight, stage.temporal_kernel, stage.temporal_stride
+                )
+                for stage, chosen in zip(spec.stages, path[1:], strict=False)
+            ),
             tail=None if spec.tail is None else path[-1][0],
             classes=spec.input.classes,
         )
@@ -175,6 +196,17 @@ class Design:
         return tuple(sizes)
 
     @property
+    def times(self) -> tuple[Time, ...]:
+        """The time axes of the stem and of the first block of every stage."""
+        return times(self.frames, (self.stem, *self.stages))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of an image, (channels, frames, height, width) of a clip."""
+        clip = () if self.frames is None else (self.frames,)
+        return (self.image_channels, *clip, self.resolution, self.resolution)
+
+    @property
     def feature_channels(self) -> int:
         """Channels that enter the head."""
         return self.stages[-1].channels if self.tail is None else self.tail
@@ -182,14 +214,15 @@ class Design:
     def stem_layers(self) -> tuple[Layer, ...]:
         """The stem's layers."""
         stem = self.stem
-        return blocks.stem(self.image_channels, stem.channels, stem.kernel, stem.stride, self.resolution)
+        return blocks.stem(self.image_channels, stem.channels, stem.kernel, stem.stride, self.resolution, self.times[0])
 
     def stage_blocks(self) -> Iterator[tuple[tuple[Layer, ...], ...]]:
         """For every stage, its blocks, each the tuple of its layers in forward order."""
         c_in, size = self.stem.channels, self.resolutions[0]
-        for stage, out_size in zip(self.stages, self.resolutions[1:], strict=True):
-            first = blocks.block(stage.block, c_in, stage.channels, stage.mid, stage.kernel, stage.stride, size)
-            rest = blocks.block(stage.block, stage.channels, stage.channels, stage.mid, stage.kernel, 1, out_size)
+        for stage, out_size, time in zip(self.stages, self.resolutions[1:], self.times[1:], strict=True):
+            c, m, k = stage.channels, stage.mid, stage.kernel
+            first = blocks.block(stage.block, c_in, c, m, k, stage.stride, size, time)
+            rest = blocks.block(stage.block, c, c, m, k, 1, out_size, time.after)
             yield (first,) + (rest,) * (stage.depth - 1)
             c_in, size = stage.channels, out_size
 
@@ -197,7 +230,8 @@ class Design:
         """The tail's layers, none without a tail."""
         if self.tail is None:
             return ()
-        return blocks.tail(self.stages[-1].channels, self.tail, self.resolutions[-1])
+        time = Time(self.times[-1].out_frames)
+        return blocks.tail(self.stages[-1].channels, self.tail, self.resolutions[-1], time)
 
     def head_layers(self) -> tuple[Layer, ...]:
         """The classifier, none when ``classes`` is 0."""
@@ -217,9 +251,11 @@ class Design:
         weights = [self.stem.weight, *(stage.weight for stage in self.stages)]
         passed: list[Layer] = []
         levels = []
-        for part, size, c, weight in zip([stem, *stages], self.resolutions, channels, weights, strict=True):
+        for part, size, time, c, weight in zip(
+            [stem, *stages], self.resolutions, self.times, channels, weights, strict=True
+        ):
             passed += part
-            gain = float(entropy.entropy_gain(weight, size, c))
+            gain = float(entropy.entropy_gain(weight, size, c, time.out_frames))
             levels.append(entropy.Level(entropy.count(passed), entropy.log_width(passed), gain, weight))
         return levels
 
@@ -266,14 +302,15 @@ class Design:
     def to_json(self) -> str:
         """The design.json text."""
         certificate = None if self.certificate is None else dataclasses.asdict(self.certificate)
+        image = {"resolution": self.resolution, "channels": self.image_channels}
         content: dict[str, Any] = {
             "format": FORMAT,
             "name": self.name,
             "spec_sha256": self.spec_sha256,
             "convention": self.convention,
-            "input": {"resolution": self.resolution, "channels": self.image_channels},
-            "stem": _whole(dataclasses.asdict(self.stem)),
-            "stages": [_whole(dataclasses.asdict(stage)) for stage in self.stages],
+            "input": image if self.frames is None else {**image, "frames": self.frames},
+            "stem": self._level(self.stem),
+            "stages": [self._level(stage) for stage in self.stages],
             "tail": None if self.tail is None else {"channels": self.tail},
             "classes": self.classes,
             "metrics": dataclasses.asdict(self.metrics),
@@ -282,6 +319,11 @@ class Design:
         if self.verification is not None:
             content["verification"] = dataclasses.asdict(self.verification)
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+    def _level(self, choice: StemChoice | StageChoice) -> dict[str, Any]:
+        """The stem or a stage as it is written, without a temporal kernel and stride where there are no frames."""
+        record = _whole(dataclasses.asdict(choice))
+        return record if self.frames is not None else {key: record[key] for key in record if key not in _TEMPORAL}
 
     def save(self, path: Path | str) -> None:
         """Write design.json atomically; raise :class:`InputError` when the place cannot be written."""
@@ -305,7 +347,8 @@ class Design:
         reader = _Reader(source, "", content, _KEYS)
         if reader.values.get("format") != FORMAT:
             raise reader.fail("format", f"{FORMAT!r}")
-        image = reader.child("input", ("resolution", "channels"))
+        image = reader.child("input", ("resolution", "channels", "frames"))
+        frames = image.integer("frames") if "frames" in image.values else None
         stages = reader.get("stages", list, "a list of at least one stage")
         if not stages:
             raise reader.fail("stages", "a list of at least one stage")
@@ -319,11 +362,13 @@ class Design:
             convention=reader.choice("convention", CONVENTIONS),
             resolution=image.integer("resolution"),
             image_channels=image.integer("channels"),
+            frames=frames,
             stem=StemChoice(
                 stem.integer("kernel", odd=True),
                 stem.integer("stride"),
                 stem.integer("channels"),
                 stem.number("weight", least=0),
+                *stem.temporal(frames),
             ),
             stages=tuple(
                 StageChoice(
@@ -334,6 +379,7 @@ class Design:
                     stage.integer("kernel", odd=True),
                     stage.integer("depth"),
                     stage.number("weight", least=0),
+                    *stage.temporal(frames),
                 )
                 for stage in (
                     _Reader(source, f"stages[{n}].", item, _names(StageChoice))
@@ -365,11 +411,13 @@ def violations(spec: Spec, design: Design) -> list[str]:
         == (spec.input.resolution, spec.input.channels, spec.input.classes),
         "input resolution, channels or classes differ from the spec's",
     )
+    require(design.frames == spec.input.frames, f"frames {design.frames}: the spec says {spec.input.frames}")
     stem = design.stem
     require(
         (stem.kernel, stem.stride, stem.weight) == (spec.stem.kernel, spec.stem.stride, spec.stem.weight),
         "stem kernel, stride or weight differ from the spec's",
     )
+    require(_temporal(stem) == _temporal(spec.stem), "stem temporal kernel or stride differ from the spec's")
     require(stem.channels in spec.stem.channels, f"stem channels {stem.channels}: not in the spec's domain")
     if len(design.stages) != len(spec.stages) or (design.tail is None) != (spec.tail is None):
         return [*found, "the number of stages or the presence of a tail differs from the spec's"]
@@ -380,6 +428,9 @@ def violations(spec: Spec, design: Design) -> list[str]:
         require(
             (choice.block, choice.stride, choice.weight) == (stage.block, stage.stride, stage.weight),
             f"stage {number}: block, stride or weight differ from the spec's",
+        )
+        require(
+            _temporal(choice) == _temporal(stage), f"stage {number}: temporal kernel or stride differ from the spec's"
         )
         for key in ("channels", "mid", "kernel", "depth"):
             value = getattr(choice, key)
@@ -408,6 +459,14 @@ def violations(spec: Spec, design: Design) -> list[str]:
 
 def _close(stored: Any, value: float) -> bool:
     return math.isclose(stored, value, rel_tol=_METRIC_TOLERANCE, abs_tol=_METRIC_TOLERANCE)
+
+
+_TEMPORAL = ("temporal_kernel", "temporal_stride")
+"""Keys of the stem and the stages of a design with frames."""
+
+
+def _temporal(level: Any) -> tuple[int, ...]:
+    return tuple(getattr(level, key) for key in _TEMPORAL)
 
 
 def _whole(record: dict[str, Any]) -> dict[str, Any]:
@@ -493,6 +552,19 @@ class _Reader:
             limit = f"of at least {least}" if most is None else f"from {least} to {most}"
             raise self.fail(key, f"an {'odd ' if odd else ''}integer {limit}")
         return int(value)
+
+    def temporal(self, frames: int | None) -> tuple[int, int]:
+        """The temporal kernel and stride, which only a level of a network for clips has."""
+        if frames is not None:
+            return self.integer("temporal_kernel", most=3, odd=True), self.integer("temporal_stride", most=2)
+        for key in _TEMPORAL:
+            if key in self.values:
+                value = self.values[key]
+                raise InputError(
+                    f"{self.source}: {self.prefix}{key} = {value!r}: needs input.frames; "
+                    "must be left out of a design for images"
+                )
+        return 1, 1
 
     def number(self, key: str, *, least: float = -math.inf) -> float:
         value: Any = self.values.get(key)

@@ -1,7 +1,8 @@
 """The paper's quantities on a list of layers (DeepMAD, CVPR 2023, arXiv 2303.02165; design.md section 1).
 
 Symbols: ``D`` counted layers, ``S`` sum of log-widths ``ln w``, ``alpha`` entropy weight, ``r`` output resolution,
-``c`` output channels, ``rho`` effectiveness, ``Q`` uniformity of depths, ``beta`` its weight.
+``f`` output frames (1 for images), ``c`` output channels, ``rho`` effectiveness, ``Q`` uniformity of depths, ``beta``
+its weight.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ EFFECTIVENESS_TOLERANCE = 1e-12
 class Level:
     """The network up to the end of the stem or of a stage.
 
-    ``depth`` and ``log_width`` are ``D_t`` and ``S_t``, ``gain`` is ``alpha_t ln(r_t^2 c_t)``, ``weight`` alpha_t.
+    ``depth`` and ``log_width`` are ``D_t`` and ``S_t``, ``gain`` is ``alpha_t ln(f_t r_t^2 c_t)``, ``weight`` alpha_t.
     """
 
     depth: int
@@ -71,13 +72,16 @@ def log_width_product(layers: Iterable[Layer]) -> Any:
     return np.log(product)
 
 
-def entropy_gain(weight: float, size: int, c: Amount) -> Any:
-    """``alpha ln(r^2 c)``: what one unit of log-width is worth at a level (Prop. 3, Guideline 1)."""
-    return weight * np.log(size**2 * c)
+def entropy_gain(weight: float, size: int, c: Amount, frames: int | None = None) -> Any:
+    """``alpha ln(f r^2 c)``: what one unit of log-width is worth at a level (Prop. 3, Guideline 1).
+
+    ``size`` is the level's output resolution in pixels, ``frames`` its output frames, ``None`` for an image's one.
+    """
+    return weight * np.log((frames or 1) * size**2 * c)
 
 
 def entropy(levels: Sequence[Level], convention: str) -> float:
-    """``H = sum_t alpha_t ln(r_t^2 c_t) S_t``, halved in ``tinynas``."""
+    """``H = sum_t alpha_t ln(f_t r_t^2 c_t) S_t``, halved in ``tinynas``."""
     return entropy_factor(convention) * math.fsum(level.gain * level.log_width for level in levels)
 
 

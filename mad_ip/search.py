@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mad_ip import blocks, cost, entropy
 from mad_ip.catalogue import Catalogue, Integers, stage_quantities
+from mad_ip.frames import Time
 from mad_ip.spec import Spec
 
 __all__ = ["POPULATION", "Population", "evolve", "evolve_island", "first_incumbent", "path_of", "polish"]
@@ -47,29 +48,30 @@ class Population:
         """Score and total relative violation of budgets and space rules (0 where feasible), one for each row."""
         spec = self.spec
         values = [domain[rows[:, gene]] for gene, domain in enumerate(self.genes())]
-        sizes = spec.resolutions
-        c = values[0]
-        layers = blocks.stem(spec.input.channels, c, spec.stem.kernel, spec.stem.stride, spec.input.resolution)
+        sizes, times = spec.resolutions, spec.times
+        c, stem = values[0], spec.stem
+        layers = blocks.stem(spec.input.channels, c, stem.kernel, stem.stride, spec.input.resolution, times[0])
         macs, params, count = cost.macs(layers), cost.params(layers), entropy.count(layers) + 0 * c
         carried = entropy.log_width_product(layers)
-        levels = [(spec.stem.weight, sizes[0], c, carried, count)]
+        levels = [(stem.weight, 0, c, carried, count)]
         violation = np.zeros(len(rows))
         for t, stage in enumerate(spec.stages):
             c_in, (c, m, k, depth) = c, values[1 + 4 * t : 5 + 4 * t]
             violation += ~spec.space.follows(c_in, c) * 1.0 + ~spec.space.carries(m, c) * 1.0
-            more = stage_quantities(stage, sizes[t], c_in, c, m, k, depth)
+            more = stage_quantities(stage, sizes[t], times[t + 1], c_in, c, m, k, depth)
             macs, params, count, carried = macs + more[0], params + more[1], count + more[2], carried + more[3]
-            levels.append((stage.weight, sizes[t + 1], c, carried, count))
+            levels.append((stage.weight, t + 1, c, carried, count))
         if spec.tail is not None:
             c_in, c = c, values[-1]
-            layers = blocks.tail(c_in, c, sizes[-1])
+            layers = blocks.tail(c_in, c, sizes[-1], Time(times[-1].out_frames))
             macs, params, count = macs + cost.macs(layers), params + cost.params(layers), count + 1
             carried = carried + entropy.log_width_product(layers)
-            levels[-1] = (spec.stages[-1].weight, sizes[-1], c, carried, count)
+            levels[-1] = (spec.stages[-1].weight, len(spec.stages), c, carried, count)
         head = blocks.head(c, spec.input.classes)
         macs, params = macs + cost.macs(head), params + cost.params(head)
         score = entropy.entropy_factor(spec.convention) * sum(
-            entropy.entropy_gain(weight, size, c) * carried for weight, size, c, carried, _ in levels
+            entropy.entropy_gain(weight, sizes[t], c, times[t].out_frames) * carried
+            for weight, t, c, carried, _ in levels
         )
         depths = np.array(values[4 : 4 * len(spec.stages) + 1 : 4])[spec.penalised]
         if spec.objective.depth_penalty > 0:
@@ -181,7 +183,8 @@ def path_of(catalogue: Catalogue, row: Integers) -> tuple[int, ...]:
     for t, (stage, segment) in enumerate(zip(spec.stages, catalogue.stages, strict=True)):
         c_in, (c, m, k, depth) = c, values[1 + 4 * t : 5 + 4 * t]
         head = blocks.head(c, spec.input.classes) if segment is segments[-1] else ()
-        macs, params, _, log_width = stage_quantities(stage, spec.resolutions[t], c_in, c, m, k, depth)
+        size, time = spec.resolutions[t], spec.times[t + 1]
+        macs, params, _, log_width = stage_quantities(stage, size, time, c_in, c, m, k, depth)
         macs, params = macs + cost.macs(head), params + cost.params(head)
         fits = (segment.c_in == c_in) & (segment.c == c) & (segment.depth == depth)
         fits &= (segment.macs <= macs) & (segment.params <= params) & (segment.log_width >= log_width)

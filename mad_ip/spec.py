@@ -2,6 +2,7 @@
 
 Symbols (docs/formulation.md section 1): stages ``t = 1..M``; ``r_t`` output resolution; ``c_t`` output channels;
 ``m_t`` inner width; ``k_t`` kernel; ``L_t`` depth in blocks; ``alpha_t`` entropy weight; ``beta`` depth penalty.
+A spec whose input has ``frames`` is for clips, and its stem and stages may have a temporal kernel and stride.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from mad_ip.errors import InputError
 from mad_ip.files import finite, named, read_toml
+from mad_ip.frames import Time, times
 
 __all__ = [
     "CONVENTIONS",
@@ -40,11 +42,12 @@ Domain = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Input:
-    """Square input image; ``classes = 0`` builds no head."""
+    """Square input image, or a clip of ``frames`` of them; ``classes = 0`` builds no head."""
 
     resolution: int
     channels: int = 3
     classes: int = 1000
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,13 @@ class Stem:
     stride: int
     channels: Domain
     weight: float
+    temporal_kernel: int = 1
+    temporal_stride: int = 1
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Residual blocks of one family; the first has ``stride``; domains of c, m, k and L."""
+    """Residual blocks of one family; the first has ``stride`` and ``temporal_stride``; domains of c, m, k and L."""
 
     block: str
     stride: int
@@ -112,6 +117,8 @@ class Stage:
     kernel: Domain
     depth: Domain
     weight: float
+    temporal_kernel: int = 1
+    temporal_stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,11 @@ class Spec:
         return tuple(sizes)
 
     @property
+    def times(self) -> tuple[Time, ...]:
+        """The time axes of the stem and of the first block of every stage."""
+        return times(self.input.frames, (self.stem, *self.stages))
+
+    @property
     def penalised(self) -> slice:
         """The stages whose depths Guideline 2 keeps uniform (all, or the last M - 2 in ``tinynas``)."""
         return penalised_stages(self.convention, len(self.stages))
@@ -171,6 +183,7 @@ class Spec:
         stages = top.tables("stage", Stage)
         strides = [stage.integer("stride", allowed=(1, 2)) for stage in stages]
         weights = default_weights(strides)
+        frames = image.integer("frames") if "frames" in image.values else None
         tail = top.table("tail", Tail, optional=True)
         budget = top.table("budget", Budget, optional=True)
         objective = top.table("objective", Objective, optional=True)
@@ -182,6 +195,7 @@ class Spec:
                 resolution=image.integer("resolution", least=1),
                 channels=image.integer("channels", least=1, default=3),
                 classes=image.integer("classes", least=0, default=1000),
+                frames=frames,
             ),
             budget=Budget(**{key.name: budget.number(key.name, positive=True) for key in fields(Budget)}),
             objective=Objective(objective.number("depth_penalty", default=10.0)),
@@ -195,6 +209,7 @@ class Spec:
                 stride=stem.integer("stride", least=1),
                 channels=stem.domain("channels"),
                 weight=stem.number("weight", default=weights[0]),
+                **stem.temporal(frames),
             ),
             stages=tuple(
                 Stage(
@@ -205,6 +220,7 @@ class Spec:
                     kernel=stage.domain("kernel", odd=True),
                     depth=stage.domain("depth"),
                     weight=stage.number("weight", default=weight),
+                    **stage.temporal(frames),
                 )
                 for stage, stride, weight in zip(stages, strides, weights[1:], strict=True)
             ),
@@ -231,7 +247,7 @@ class Spec:
             lines += ["", header]
             for key in fields(section):
                 value = getattr(section, key.name)
-                if value is not None:
+                if value is not None and (self.input.frames is not None or key.name not in _TEMPORAL):
                     lines.append(f"{key.name} = {_toml(value)}")
         return "\n".join(lines) + "\n"
 
@@ -260,6 +276,11 @@ def _toml(value: object) -> str:
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)
 
+
+_TEMPORAL = {"temporal_kernel": (1, 3), "temporal_stride": (1, 2)}
+"""Keys of the stem and the stages of a spec with frames, and the values that they may have."""
+
+_NEEDS_FRAMES = "needs input.frames; must be left out of a spec for images"
 
 _SECTIONS = ("name", "convention", "input", "budget", "objective", "space", "stem", "stage", "tail")
 
@@ -344,6 +365,13 @@ class _Reader:
             raise self.fail(key, f"{'an odd' if odd else 'an'} integer of at least {least}")
         return int(value)
 
+    def temporal(self, frames: int | None) -> dict[str, int]:
+        """The temporal kernel and stride, which only a level of a network for clips may have."""
+        if frames is None and (given := _TEMPORAL.keys() & self.values.keys()):
+            key = min(given)
+            raise InputError(f"{self.source}: {self.prefix}{key} = {self.values[key]!r}: {_NEEDS_FRAMES}")
+        return {key: self.integer(key, allowed=allowed, default=1) for key, allowed in _TEMPORAL.items()}
+
     def number(self, key: str, *, positive: bool = False, default: float | None = None) -> Any:
         """A finite number, positive or at least 0; ``default`` (``None``: no limit) when the key is absent."""
         value = self.values.get(key)
@@ -414,6 +442,7 @@ def _check(spec: Spec) -> None:
                 f"input.resolution = {spec.input.resolution} must be a multiple of the product of the strides"
             )
         size //= stride
+    _check_frames(spec)
     resolutions = spec.resolutions
     for number, (stage, incoming, size) in enumerate(
         zip(spec.stages, resolutions[:-1], resolutions[1:], strict=True), start=1
@@ -445,6 +474,24 @@ def _check(spec: Spec) -> None:
                 f"{_shorten(sorted(reachable))}; at least one must"
             )
         reachable = following
+
+
+def _check_frames(spec: Spec) -> None:
+    """Temporal kernels and strides only on clips, and no kernel longer than the clip where it is applied."""
+    levels: list[tuple[str, Stem | Stage]] = [("stem", spec.stem)]
+    levels += [(f"stage[{n}]", stage) for n, stage in enumerate(spec.stages, start=1)]
+    for (key, level), time in zip(levels, spec.times, strict=True):
+        for name in _TEMPORAL:
+            if spec.input.frames is None and getattr(level, name) != 1:
+                raise InputError(f"{spec.source}: {key}.{name} = {getattr(level, name)}: {_NEEDS_FRAMES}")
+        # As with pixels, only a sole strided convolution never sees the output frames.
+        sole = isinstance(level, Stem) or (level.block != "basic" and max(level.depth) == 1)
+        least = time.frames if sole else time.out_frames
+        if least is not None and time.kernel > least:
+            raise InputError(
+                f"{spec.source}: {key}.temporal_kernel = {time.kernel}: longer than its clip of {least} "
+                f"frames; must be 1"
+            )
 
 
 def _shorten(values: list[int]) -> str:

@@ -2,9 +2,10 @@
 
 It reads the fields of a :class:`mad_ip.spec.Spec` and nothing else of the package, so that it can contradict it.
 
-Symbols: ``r_t`` output resolution; ``c_t`` output channels; ``m_t`` inner width; ``k_t`` kernel; ``L_t`` depth in
-blocks; ``D_t``, ``S_t`` counted layers and sum of their ``ln w`` up to the end of stage t (the stem is t = 0; a tail
-belongs to stage M); ``alpha_t`` entropy weight; ``rho`` effectiveness; ``Q`` uniformity of depths; ``beta`` its weight.
+Symbols: ``r_t`` output resolution; ``f_t`` output frames, 1 for images; ``c_t`` output channels; ``m_t`` inner width;
+``k``, ``k_t`` kernel in space and in time; ``L_t`` depth in blocks; ``D_t``, ``S_t`` counted layers and sum of their
+``ln w`` up to the end of stage t (the stem is t = 0; a tail belongs to stage M); ``alpha_t`` entropy weight; ``rho``
+effectiveness; ``Q`` uniformity of depths; ``beta`` its weight.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Minima(NamedTuple):
 
 
 class Conv(NamedTuple):
-    """A convolution (or a linear layer: 1x1 on one pixel) with ``out * out`` output pixels."""
+    """A convolution (or a linear layer: 1x1 on one pixel) with ``f * out * out`` output positions."""
 
     c_in: int
     c_out: int
@@ -58,18 +59,20 @@ class Conv(NamedTuple):
     counted: bool = True
     norm: bool = True
     bias: bool = False
+    k_t: int = 1
+    f: int = 1
 
     @property
     def w(self) -> int:
-        """``w_l = c_in k^2 / groups``."""
-        quotient, remainder = divmod(self.c_in * self.kernel**2, self.groups)
+        """``w_l = c_in k_t k^2 / groups``."""
+        quotient, remainder = divmod(self.c_in * self.k_t * self.kernel**2, self.groups)
         assert remainder == 0
         return quotient
 
     @property
     def macs(self) -> int:
-        """Each of the ``out * out * c_out`` outputs sums ``w_l`` products."""
-        return self.out * self.out * self.c_out * self.w
+        """Each of the ``f * out * out * c_out`` outputs sums ``w_l`` products."""
+        return self.f * self.out * self.out * self.c_out * self.w
 
     @property
     def params(self) -> int:
@@ -96,36 +99,47 @@ def total(convs: Sequence[Conv]) -> Piece:
     )
 
 
-def block_convs(block: str, c_in: int, c: int, m: int, k: int, stride: int, r_in: int) -> list[Conv]:
+def frames_out(frames: int, k_t: int, stride: int) -> int:
+    """Output length of a convolution with padding ``k_t // 2``, by the formula that PyTorch documents."""
+    return (frames + 2 * (k_t // 2) - k_t) // stride + 1
+
+
+def block_convs(
+    block: str, c_in: int, c: int, m: int, k: int, stride: int, r_in: int, k_t: int = 1, s_t: int = 1, f_in: int = 1
+) -> list[Conv]:
     """The convolutions of one block: the table of families and the shortcut rules, row by row."""
     assert r_in % stride == 0
-    r = r_in // stride
+    r, f = r_in // stride, frames_out(f_in, k_t, s_t)
     if block == "basic":
-        convs = [Conv(c_in, m, k, r), Conv(m, c, k, r)]
+        convs = [Conv(c_in, m, k, r, k_t=k_t, f=f), Conv(m, c, k, r, k_t=k_t, f=f)]
     elif block == "bottleneck":
-        convs = [Conv(c_in, m, 1, r_in), Conv(m, m, k, r), Conv(m, c, 1, r)]
+        convs = [Conv(c_in, m, 1, r_in, f=f_in), Conv(m, m, k, r, k_t=k_t, f=f), Conv(m, c, 1, r, f=f)]
     else:
         assert block in ("inverted", "inverted_se")
-        convs = [Conv(c_in, m, 1, r_in), Conv(m, m, k, r, groups=m), Conv(m, c, 1, r)]
+        convs = [Conv(c_in, m, 1, r_in, f=f_in), Conv(m, m, k, r, groups=m, k_t=k_t, f=f), Conv(m, c, 1, r, f=f)]
     if block == "inverted_se":
         hidden = max(8, 8 * math.floor(m / 32 + 1 / 2))
         convs.append(Conv(m, hidden, 1, 1, counted=False, norm=False, bias=True))
         convs.append(Conv(hidden, m, 1, 1, counted=False, norm=False, bias=True))
-    identity = c_in == c and stride == 1
+    identity = c_in == c and stride == 1 and s_t == 1
     if block in ("basic", "bottleneck") and not identity:
-        convs.append(Conv(c_in, c, 1, r, counted=False))
+        convs.append(Conv(c_in, c, 1, r, counted=False, f=f))
     return convs
 
 
 @lru_cache(maxsize=100_000)
-def block_total(block: str, c_in: int, c: int, m: int, k: int, stride: int, r_in: int) -> Piece:
-    return total(block_convs(block, c_in, c, m, k, stride, r_in))
+def block_total(
+    block: str, c_in: int, c: int, m: int, k: int, stride: int, r_in: int, k_t: int, s_t: int, f_in: int
+) -> Piece:
+    return total(block_convs(block, c_in, c, m, k, stride, r_in, k_t, s_t, f_in))
 
 
-def stage_total(stage: Stage, c_in: int, c: int, m: int, k: int, depth: int, r_in: int) -> Piece:
-    """``depth`` blocks, the first with the stage's stride and ``c_in`` channels in."""
-    blocks = [block_total(stage.block, c_in, c, m, k, stage.stride, r_in)]
-    blocks += [block_total(stage.block, c, c, m, k, 1, r_in // stage.stride)] * (depth - 1)
+def stage_total(stage: Stage, c_in: int, c: int, m: int, k: int, depth: int, r_in: int, f_in: int = 1) -> Piece:
+    """``depth`` blocks, the first with the stage's strides and ``c_in`` channels in."""
+    k_t, s_t = stage.temporal_kernel, stage.temporal_stride
+    blocks = [block_total(stage.block, c_in, c, m, k, stage.stride, r_in, k_t, s_t, f_in)]
+    f = frames_out(f_in, k_t, s_t)
+    blocks += [block_total(stage.block, c, c, m, k, 1, r_in // stage.stride, k_t, 1, f)] * (depth - 1)
     return Piece(
         layers=sum(block.layers for block in blocks),
         log_width=math.fsum(block.log_width for block in blocks),
@@ -196,16 +210,20 @@ def _architectures(problem: Problem) -> tuple[Best, ...]:
     r = [image.resolution // stem.stride]
     for stage in stages:
         r.append(r[-1] // stage.stride)
+    f = [image.frames or 1]
+    for level in (stem, *stages):
+        f.append(frames_out(f[-1], level.temporal_kernel, level.temporal_stride))
+    f = f[1:]
     alpha = [stem.weight, *(stage.weight for stage in stages)]
     found: list[Best] = []
 
     @cache
     def stage_piece(t: int, c_in: int, c: int, m: int, k: int, depth: int) -> Piece:
-        return stage_total(stages[t - 1], c_in, c, m, k, depth, r[t - 1])
+        return stage_total(stages[t - 1], c_in, c, m, k, depth, r[t - 1], f[t - 1])
 
     @cache
     def tail_piece(c_in: int, c: int) -> Piece:
-        return total([Conv(c_in, c, 1, r[M])])
+        return total([Conv(c_in, c, 1, r[M], f=f[M])])
 
     @cache
     def head_piece(c: int) -> Piece:
@@ -218,10 +236,10 @@ def _architectures(problem: Problem) -> tuple[Best, ...]:
 
     @cache
     def log_volume(t: int, c: int) -> float:
-        return math.log(r[t] ** 2 * c)
+        return math.log(f[t] * r[t] ** 2 * c)
 
     def end_level(t: int, before: Prefix, pieces: Sequence[Piece], c: int) -> Prefix:
-        """Level t ends with ``c`` channels: ``H += alpha_t ln(r_t^2 c_t) S_t``.
+        """Level t ends with ``c`` channels: ``H += alpha_t ln(f_t r_t^2 c_t) S_t``.
 
         ``rho = D_M / exp(S_M / D_M)``; ``tinynas``: the largest D_t / exp(S_t / D_t) of the levels of weight > 0.
         """
@@ -276,7 +294,7 @@ def _architectures(problem: Problem) -> tuple[Best, ...]:
         )
 
     for stem_channels in stem.channels:
-        piece = total([Conv(image.channels, stem_channels, stem.kernel, r[0])])
+        piece = total([Conv(image.channels, stem_channels, stem.kernel, r[0], k_t=stem.temporal_kernel, f=f[0])])
         extend(1, stem_channels, end_level(0, Prefix(0, 0.0, 0.0, 0.0, 0, 0), [piece], stem_channels), ())
     return tuple(found)
 

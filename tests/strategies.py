@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mad_ip.spec import Spec
 
-__all__ = ["BUDGETS", "architecture_and_spec", "spec_tables", "specs"]
+__all__ = ["BUDGETS", "architecture_and_spec", "clip_tables", "spec_tables", "specs"]
 
 BUDGETS = ("macs", "params", "effectiveness", "layers")
 
@@ -159,6 +159,21 @@ def spec_tables(draw: st.DrawFn, limit: int = LIMIT) -> dict[str, Any]:
     return table
 
 
+@st.composite
+def clip_tables(draw: st.DrawFn, limit: int = LIMIT) -> dict[str, Any]:
+    """A table of :func:`spec_tables` for clips: temporal kernels no longer than them, strides at odd lengths too."""
+    table = draw(spec_tables(limit))
+    frames = table["input"]["frames"] = draw(st.sampled_from([1, 2, 4, 5, 7, 8, 13, 16]))
+    for level in [table["stem"], *table["stage"]]:
+        stride = draw(st.sampled_from([None, 1, 2]))
+        frames = math.ceil(frames / (stride or 1))
+        kernel = draw(st.sampled_from([None, 1, 3, 3] if frames >= 3 else [None, 1]))
+        level |= {
+            key: value for key, value in (("temporal_kernel", kernel), ("temporal_stride", stride)) if value is not None
+        }
+    return table
+
+
 def near(value: float, key: str, *, above: bool) -> float:
     """A budget that just admits, or just excludes, ``value``."""
     if key == "effectiveness":
@@ -212,16 +227,16 @@ def budgets(spec: Spec, random: Random) -> dict[str, float]:
 
 
 @st.composite
-def specs(draw: st.DrawFn, limit: int = LIMIT) -> Spec:
+def specs(draw: st.DrawFn, limit: int = LIMIT, *, clips: bool = False) -> Spec:
     """A spec of at most ``limit`` architectures, with budgets or without; some are infeasible."""
-    table = draw(spec_tables(limit))
+    table = draw((clip_tables if clips else spec_tables)(limit))
     spec = Spec.from_table(table)
     limits = budgets(spec, Random(f"{draw(st.integers(0, 1000))} {spec.to_toml()}"))
     return Spec.from_table({**table, "budget": limits}) if limits else spec
 
 
 @st.composite
-def architecture_and_spec(draw: st.DrawFn, limit: int = 500) -> tuple[oracle.Best, Spec]:
+def architecture_and_spec(draw: st.DrawFn, limit: int = 500, *, clips: bool = False) -> tuple[oracle.Best, Spec]:
     """A spec without budgets and one of its architectures."""
-    spec = Spec.from_table(draw(spec_tables(limit)))
+    spec = Spec.from_table(draw((clip_tables if clips else spec_tables)(limit)))
     return draw(st.sampled_from(oracle.architectures(spec))), spec

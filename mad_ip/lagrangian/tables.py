@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mad_ip import blocks, cost, entropy
 from mad_ip.blocks import Layer
+from mad_ip.frames import Time
 from mad_ip.spec import Domain, Spec, Stage
 
 __all__ = ["BUDGETS", "Floats", "Integers", "Table", "tables"]
@@ -66,16 +67,16 @@ class Table:
 
 def tables(spec: Spec) -> tuple[Table, ...]:
     """The segments of a spec in forward order."""
-    sizes = spec.resolutions
+    sizes, times = spec.resolutions, spec.times
     stem = spec.stem
     built = [
         _table(
             spec,
             (spec.input.channels,),
             stem.channels,
-            first=lambda c_in, c, m, k: blocks.stem(c_in, c, stem.kernel, stem.stride, spec.input.resolution),
+            first=lambda c_in, c, m, k: blocks.stem(c_in, c, stem.kernel, stem.stride, spec.input.resolution, times[0]),
             weight=stem.weight,
-            size=sizes[0],
+            level=0,
         )
     ]
     channels = stem.channels
@@ -87,9 +88,9 @@ def tables(spec: Spec) -> tuple[Table, ...]:
             spec,
             channels,
             spec.tail.channels,
-            first=lambda c_in, c, m, k: blocks.tail(c_in, c, sizes[-1]),
+            first=lambda c_in, c, m, k: blocks.tail(c_in, c, sizes[-1], Time(times[-1].out_frames)),
             weight=spec.stages[-1].weight,
-            size=sizes[-1],
+            level=len(spec.stages),
             final=True,
         )
         built.append(tail)
@@ -99,16 +100,17 @@ def tables(spec: Spec) -> tuple[Table, ...]:
 def _stage_table(spec: Spec, t: int, sources: Domain) -> Table:
     stage: Stage = spec.stages[t]
     before, after = spec.resolutions[t : t + 2]
+    time = spec.times[t + 1]
     last = t == len(spec.stages) - 1
     return _table(
         spec,
         sources,
         stage.channels,
-        first=lambda c_in, c, m, k: blocks.block(stage.block, c_in, c, m, k, stage.stride, before),
-        again=lambda c_in, c, m, k: blocks.block(stage.block, c, c, m, k, 1, after),
+        first=lambda c_in, c, m, k: blocks.block(stage.block, c_in, c, m, k, stage.stride, before, time),
+        again=lambda c_in, c, m, k: blocks.block(stage.block, c, c, m, k, 1, after, time.after),
         # The tail, where there is one, ends the last stage's level.
         weight=0.0 if last and spec.tail is not None else stage.weight,
-        size=after,
+        level=t + 1,
         final=last and spec.tail is None,
         domains=(stage.mid, stage.kernel, stage.depth),
         rules=True,
@@ -123,7 +125,7 @@ def _table(
     first: Callable[[Any, Any, Any, Any], Layers],
     again: Callable[[Any, Any, Any, Any], Layers] | None = None,
     weight: float,
-    size: int,
+    level: int,
     final: bool = False,
     domains: tuple[Domain, Domain, Domain] = (_ONE, _ONE, _ONE),
     rules: bool = False,
@@ -156,6 +158,7 @@ def _table(
     for b, (name, limit) in enumerate(limits):
         steps[b] = _amount(name, stepped) / limit
     factor = entropy.entropy_factor(spec.convention)
+    size, frames = spec.resolutions[level], spec.times[level].out_frames
     return Table(
         sources=c_in,
         nodes=c,
@@ -171,7 +174,7 @@ def _table(
         log_again=log_width(again, 1)[0],
         exponent=round(float((log_width(first, 2) - log_width(first, 1)).flat[0]) / math.log(2)),
         layers=entropy.count(first(1, 1, 1, 1)),
-        gain=np.asarray(factor * entropy.entropy_gain(weight, size, c)),
+        gain=np.asarray(factor * entropy.entropy_gain(weight, size, c, frames)),
         bounded=spec.budget.effectiveness is not None and (weight > 0 if spec.convention == "tinynas" else final),
     )
 

@@ -13,7 +13,7 @@ __all__ = ["measure", "verify_cost"]
 
 
 def measure(network: Network) -> tuple[int, int]:
-    """MACs (``torch.utils.flop_counter`` / 2, batch 1, the design's resolution) and learnable numbers of ``network``.
+    """MACs (``torch.utils.flop_counter`` / 2, batch 1, the design's input size) and learnable numbers of ``network``.
 
     The counter reads shapes only, so the forward pass runs on meta copies of the weights: nothing is computed, and
     ``network`` keeps its weights, its statistics and every module's train or eval mode.
@@ -21,7 +21,7 @@ def measure(network: Network) -> tuple[int, int]:
     design = network.design
     weights = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
     dtype = next(network.parameters()).dtype
-    image = torch.empty(1, design.image_channels, design.resolution, design.resolution, device="meta", dtype=dtype)
+    image = torch.empty(1, *design.input_shape, device="meta", dtype=dtype)
     modes = [(module, module.training) for module in network.modules()]
     counter = FlopCounterMode(display=False)
     try:

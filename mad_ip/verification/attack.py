@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from mad_ip import blocks, cost, entropy
 from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design
 from mad_ip.errors import InputError
+from mad_ip.frames import Time
 from mad_ip.spec import Spec
 from mad_ip.verification.exhaustion import Structure, better, check_costs, realise, score_slack
 
@@ -256,33 +257,37 @@ def evaluate(spec: Spec, values: list[Integers]) -> tuple[Floats, Floats]:
     ``values`` has an array for every gene. Effectiveness is allowed half the slack of :func:`violations`, so that
     rounding here cannot pass what is refused there.
     """
-    sizes = spec.resolutions
-    c = values[0]
-    layers = blocks.stem(spec.input.channels, c, spec.stem.kernel, spec.stem.stride, spec.input.resolution)
+    sizes, times = spec.resolutions, spec.times
+    c, stem = values[0], spec.stem
+    layers = blocks.stem(spec.input.channels, c, stem.kernel, stem.stride, spec.input.resolution, times[0])
     macs, params, depth = cost.macs(layers), cost.params(layers), np.full(len(c), entropy.count(layers))
     log_width = entropy.log_width_product(layers)
-    levels = [(spec.stem.weight, sizes[0], c, log_width, depth)]
+    levels = [(stem.weight, 0, c, log_width, depth)]
     violation = np.zeros(len(c))
     for t, stage in enumerate(spec.stages):
         c_in, (c, m, k, repeats) = c, values[1 + 4 * t : 5 + 4 * t]
         violation += ~spec.space.follows(c_in, c) * 1.0 + ~spec.space.carries(m, c) * 1.0
-        first = blocks.block(stage.block, c_in, c, m, k, stage.stride, sizes[t])
-        rest = blocks.block(stage.block, c, c, m, k, 1, sizes[t + 1])
+        first = blocks.block(stage.block, c_in, c, m, k, stage.stride, sizes[t], times[t + 1])
+        rest = blocks.block(stage.block, c, c, m, k, 1, sizes[t + 1], times[t + 1].after)
         more = repeats - 1
         macs = macs + cost.macs(first) + more * cost.macs(rest)
         params = params + cost.params(first) + more * cost.params(rest)
         depth = depth + entropy.count(first) + more * entropy.count(rest)
         log_width = log_width + entropy.log_width_product(first) + more * entropy.log_width_product(rest)
-        levels.append((stage.weight, sizes[t + 1], c, log_width, depth))
+        levels.append((stage.weight, t + 1, c, log_width, depth))
     if spec.tail is not None:
         c_in, c = c, values[-1]
-        layers = blocks.tail(c_in, c, sizes[-1])
+        layers = blocks.tail(c_in, c, sizes[-1], Time(times[-1].out_frames))
         macs, params, depth = macs + cost.macs(layers), params + cost.params(layers), depth + entropy.count(layers)
         log_width = log_width + entropy.log_width_product(layers)
-        levels[-1] = (spec.stages[-1].weight, sizes[-1], c, log_width, depth)
+        levels[-1] = (spec.stages[-1].weight, len(spec.stages), c, log_width, depth)
     head = blocks.head(c, spec.input.classes)
     macs, params = macs + cost.macs(head), params + cost.params(head)
-    h = sum(entropy.entropy_gain(weight, size, c) * carried for weight, size, c, carried, _ in levels if weight > 0)
+    h = sum(
+        entropy.entropy_gain(weight, sizes[t], c, times[t].out_frames) * carried
+        for weight, t, c, carried, _ in levels
+        if weight > 0
+    )
     for limit, value in ((spec.budget.macs, macs), (spec.budget.params, params), (spec.budget.layers, depth)):
         if limit is not None:
             violation += np.where(value > limit, value / limit - 1, 0.0)

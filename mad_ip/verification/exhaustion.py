@@ -17,7 +17,7 @@ cannot improve on it. A pair that is over a budget, or whose score does not exce
 effectiveness.
 
 How entropy splits: with ``S`` the log-width of the prefix, ``sigma_u`` the log-widths of the suffix's segments and
-``g_t = alpha_t ln(r_t^2 c_t)`` (times 1/2 in ``tinynas``),
+``g_t = alpha_t ln(f_t r_t^2 c_t)`` (times 1/2 in ``tinynas``),
 
     H = H_prefix + S * sum_{t in suffix} g_t + sum_{u in suffix} sigma_u sum_{t >= u} g_t.
 
@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from mad_ip import blocks, cost, entropy
 from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, Metrics, violations
 from mad_ip.errors import InputError, InternalError
+from mad_ip.frames import Time
 from mad_ip.spec import Domain, Spec, Stage
 
 __all__ = [
@@ -180,7 +181,7 @@ def exhaust(spec: Spec, progress: Progress | None = None) -> Exhaustion:
 def check_costs(spec: Spec) -> None:
     """Raise :class:`InputError` when costs pass what 64-bit integers sum exactly."""
     c_in = max(spec.stem.channels)
-    stem = blocks.stem(spec.input.channels, c_in, spec.stem.kernel, spec.stem.stride, spec.input.resolution)
+    stem = _stem_layers(spec, c_in)
     total = int(cost.macs(stem) + cost.params(stem))
     for segment in _segments(spec):
         total += segment.largest_cost(c_in)
@@ -225,7 +226,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A stage (or, where ``stage`` is ``None``, the tail) on a ``size x size`` input.
+    """A stage (or, where ``stage`` is ``None``, the tail) on a ``size x size`` input with the time axis ``time``.
 
     ``classes`` is not 0 where a head follows. ``weight`` is the entropy weight of the level that ends here, 0 if none
     does.
@@ -236,6 +237,7 @@ class _Segment:
     channels: Domain
     size: int
     out_size: int
+    time: Time
     weight: float
     penalised: bool
     classes: int
@@ -260,22 +262,23 @@ class _Segment:
         return c, int(self._mids(c)[m]), self.stage.kernel[k], self.stage.depth[depth]
 
     def gain(self, c: int) -> float:
-        """``alpha ln(r^2 c)``, with the convention's factor."""
-        return entropy.entropy_factor(self.spec.convention) * float(entropy.entropy_gain(self.weight, self.out_size, c))
+        """``alpha ln(f r^2 c)``, with the convention's factor."""
+        gain = float(entropy.entropy_gain(self.weight, self.out_size, c, self.time.out_frames))
+        return entropy.entropy_factor(self.spec.convention) * gain
 
     def options(self, c_in: int, c: int, low: int, high: int) -> _Options:
         """The options ``low <= o < high`` of the flat list."""
         head = blocks.head(c, self.classes)
         if self.stage is None:
-            layers = blocks.tail(c_in, c, self.size)
+            layers = blocks.tail(c_in, c, self.size, self.time)
             return self._totals(layers, (), np.ones(1, np.int64), head)
         stage = self.stage
         m_at, k_at, depth_at = np.unravel_index(np.arange(low, high), self.shape(c))
         m = self._mids(c)[m_at]
         k = np.array(stage.kernel, np.int64)[k_at]
         depth = np.array(stage.depth, np.int64)[depth_at]
-        first = blocks.block(stage.block, c_in, c, m, k, stage.stride, self.size)
-        rest = blocks.block(stage.block, c, c, m, k, 1, self.out_size)
+        first = blocks.block(stage.block, c_in, c, m, k, stage.stride, self.size, self.time)
+        rest = blocks.block(stage.block, c, c, m, k, 1, self.out_size, self.time.after)
         return self._totals(first, rest, depth, head)
 
     def largest_cost(self, c_in: int) -> int:
@@ -283,12 +286,12 @@ class _Segment:
         c = max(self.channels)
         head = blocks.head(c, self.classes)
         if self.stage is None:
-            parts = [(1, blocks.tail(c_in, c, self.size)), (1, head)]
+            parts = [(1, blocks.tail(c_in, c, self.size, self.time)), (1, head)]
         else:
             m, k, depth = (max(domain) for domain in (self.stage.mid, self.stage.kernel, self.stage.depth))
             # Unequal channels, so that a projection is counted.
-            first = blocks.block(self.stage.block, c_in + c, c, m, k, self.stage.stride, self.size)
-            rest = blocks.block(self.stage.block, c, c, m, k, 1, self.out_size)
+            first = blocks.block(self.stage.block, c_in + c, c, m, k, self.stage.stride, self.size, self.time)
+            rest = blocks.block(self.stage.block, c, c, m, k, 1, self.out_size, self.time.after)
             parts = [(1, first), (depth, rest), (1, head)]
         return sum(int(times * (cost.macs(layers) + cost.params(layers))) for times, layers in parts)
 
@@ -311,8 +314,13 @@ class _Segment:
         )
 
 
+def _stem_layers(spec: Spec, c: int) -> tuple[blocks.Layer, ...]:
+    stem = spec.stem
+    return blocks.stem(spec.input.channels, c, stem.kernel, stem.stride, spec.input.resolution, spec.times[0])
+
+
 def _segments(spec: Spec) -> list[_Segment]:
-    sizes = spec.resolutions
+    sizes, times = spec.resolutions, spec.times
     number = len(spec.stages)
     kept = set(range(number)[spec.penalised])
     segments = []
@@ -326,6 +334,7 @@ def _segments(spec: Spec) -> list[_Segment]:
                 stage.channels,
                 sizes[t],
                 sizes[t + 1],
+                times[t + 1],
                 weight=stage.weight if ends_level else 0.0,
                 penalised=t in kept,
                 classes=spec.input.classes if last and ends_level else 0,
@@ -334,7 +343,8 @@ def _segments(spec: Spec) -> list[_Segment]:
     if spec.tail is not None:
         weight = spec.stages[-1].weight
         size = sizes[-1]
-        segments.append(_Segment(spec, None, spec.tail.channels, size, size, weight, False, spec.input.classes))
+        time = Time(times[-1].out_frames)
+        segments.append(_Segment(spec, None, spec.tail.channels, size, size, time, weight, False, spec.input.classes))
     return segments
 
 
@@ -511,10 +521,10 @@ class _Enumeration:
 
     def _stem(self, c: int) -> _Prefixes:
         spec = self.spec
-        layers = blocks.stem(spec.input.channels, c, spec.stem.kernel, spec.stem.stride, spec.input.resolution)
+        layers = _stem_layers(spec, c)
         one = np.ones(1, np.int64)
         depth, log_width = entropy.count(layers), entropy.log_width(layers)
-        gain = float(entropy.entropy_gain(spec.stem.weight, spec.resolutions[0], c))
+        gain = float(entropy.entropy_gain(spec.stem.weight, spec.resolutions[0], c, spec.times[0].out_frames))
         return _Prefixes(
             c,
             macs=one * cost.macs(layers),
