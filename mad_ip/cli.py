@@ -61,12 +61,17 @@ def solve(
 
     Exit codes: 0 proven optimal, 3 feasible but not proven, 4 infeasible, 2 bad input, 1 internal error.
     """
+    from mad_ip import mlp
     from mad_ip.spec import Spec
 
     _require_limits(time_limit, gap)
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError(f"--out = {out}: its folder does not exist; an existing folder is needed")
-    problem = Spec.load(spec)
+    problem = mlp.MlpSpec.load(spec) if mlp.is_spec(spec) else Spec.load(spec)
+    if isinstance(problem, mlp.MlpSpec) and solver is not None:
+        raise InputError(
+            f"--solver = {solver}: {spec} is an MLP, which has an exact method of its own; must be left out"
+        )
 
     from rich.console import Console
 
@@ -74,23 +79,32 @@ def solve(
     from mad_ip.reports.table import design_table
     from mad_ip.solve import solve as run
 
+    design: Any
     with _interruptible() as interrupted, _progress(Console(stderr=True), quiet, _line) as watch:
-        design = run(
-            problem,
-            profile=None if solver is None else Profile.load(solver),
-            time_limit=time_limit,
-            gap=gap,
-            threads=threads,
-            seed=seed,
-            watch=watch,
-            interrupted=interrupted,
-        )
+        if isinstance(problem, mlp.MlpSpec):
+            from mad_ip.mlp.optimum import solve as run_mlp
+            from mad_ip.mlp.table import design_table as mlp_table
+
+            design = run_mlp(problem, time_limit=time_limit, gap=gap, watch=watch, interrupted=interrupted)
+            table = mlp_table(design, problem.budget)
+        else:
+            design = run(
+                problem,
+                profile=None if solver is None else Profile.load(solver),
+                time_limit=time_limit,
+                gap=gap,
+                threads=threads,
+                seed=seed,
+                watch=watch,
+                interrupted=interrupted,
+            )
+            table = design_table(design, problem.budget)
     if out is not None:
         design.save(out)
     if json:
         sys.stdout.write(design.to_json())
     else:
-        _print(design_table(design, problem.budget))
+        _print(table)
     assert design.certificate is not None
     raise typer.Exit(0 if design.certificate.status == "optimal" else 3)
 
@@ -121,6 +135,7 @@ def verify(
     from rich.console import Console
     from rich.markup import escape
 
+    from mad_ip import mlp
     from mad_ip.design import Design
     from mad_ip.files import read_json, write_atomically
     from mad_ip.spec import Spec
@@ -137,6 +152,8 @@ def verify(
         raise InputError(
             f"--write-certificate = {write_certificate}: its folder does not exist; an existing folder is needed"
         )
+    if mlp.is_design(path):
+        raise InputError(f"{path}: is the design of an MLP; must be that of a CNN")
     design = Design.read(path)
     problem = Spec.load(path.parent / "spec.toml" if spec is None else spec)
     boxes = None if certificate is None else read_json(certificate)
@@ -167,9 +184,15 @@ def verify(
 @app.command()
 def show(path: Annotated[Path, typer.Argument(help="A design.json or a spec.toml.")]) -> None:
     """Show a design, or the size of a spec's space and catalogue without solving it."""
+    from mad_ip import mlp
     from mad_ip.files import read_bytes
 
-    if path.suffix == ".json" or read_bytes(path).lstrip().startswith(b"{"):
+    stored = path.suffix == ".json" or read_bytes(path).lstrip().startswith(b"{")
+    if mlp.is_design(path) if stored else mlp.is_spec(path):
+        from mad_ip.mlp import table
+
+        _print(table.design_table(mlp.MlpDesign.load(path)) if stored else table.space_table(mlp.MlpSpec.load(path)))
+    elif stored:
         from mad_ip.design import Design
         from mad_ip.reports.table import design_table
 
@@ -190,21 +213,139 @@ def build(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights.")] = 0,
 ) -> None:
     """Build the PyTorch network, check its measured against its modelled cost, and save its initial weights."""
+    from mad_ip import mlp
     from mad_ip.design import Design
 
-    content = Design.load(design)
+    content = mlp.MlpDesign.load(design) if mlp.is_design(design) else Design.load(design)
 
     import torch
 
     from mad_ip.networks import Network, save_weights, verify_cost
+    from mad_ip.networks import mlp as mlp_networks
 
     torch.manual_seed(seed)
-    network = Network(content)
-    verify_cost(network)
+    network: Any
+    if isinstance(content, mlp.MlpDesign):
+        network = mlp_networks.build(content)
+        mlp_networks.verify_cost(network, content)
+    else:
+        network = Network(content)
+        verify_cost(network)
     target = out or design.with_suffix(".safetensors")
     save_weights(network, target)
     metrics = content.metrics
     _print(f"{target}: {metrics.macs:,} MACs and {metrics.params:,} parameters, measured as modelled")
+
+
+@app.command()
+def export(
+    design: Annotated[Path, typer.Argument(help="The design.json to export.")],
+    kind: Annotated[str, typer.Option("--format", help="onnx, torch-export, safetensors, python or tinynas.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Trained weights: .safetensors, .pt or .pth (default: initial weights).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the file (beside the design).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights.")] = 0,
+) -> None:
+    """Write the network for those who have no mad-ip, once it computes what the network computes."""
+    from mad_ip.design import Design
+
+    content = Design.load(design)
+
+    from mad_ip.networks.export import default_path
+    from mad_ip.networks.export import export as run
+
+    target = out or default_path(design, kind)
+    run(content, kind, target, checkpoint=checkpoint, seed=seed)
+    _print(f"{target}: written")
+
+
+@app.command()
+def score(
+    networks: Annotated[
+        list[str],
+        typer.Argument(help="design.json, torchvision:NAME, timm:NAME or FILE.py:FACTORY.", show_default=False),
+    ],
+    convention: Annotated[
+        str | None, typer.Option(help="paper or tinynas (default: the design's own, else paper).")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="Input resolution (default: the network's own, else 224).")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--against", help="A spec.toml, or default: a space around the network itself.")
+    ] = None,
+    gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
+    time_limit: Annotated[float, typer.Option(help="Seconds for each optimum.")] = math.inf,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
+) -> None:
+    """Measure networks that others made: entropy, effectiveness, MACs and parameters, resolution by resolution.
+
+    With --against also the proven optimum within the network's own MACs, parameters and effectiveness; exit code 3
+    where the time limit came before its proof.
+    """
+    from json import dumps, loads
+
+    from mad_ip.design import Design
+    from mad_ip.reports.scores import optimum_text, score_table
+    from mad_ip.scoring import against, default_spec, of_design
+    from mad_ip.spec import CONVENTIONS, Spec
+
+    _require_limits(time_limit, gap)
+    if convention is not None and convention not in CONVENTIONS:
+        raise InputError(f"--convention = {convention}: must be one of {', '.join(CONVENTIONS)}")
+    given = None if reference in (None, "default") else Spec.load(str(reference))
+    contents = []
+    proven = True
+    with _interruptible() as interrupted:
+        for name in networks:
+            if name.endswith(".json"):
+                measured = of_design(Design.load(name), convention, resolution)
+            else:
+                from mad_ip.networks import score as tracing
+
+                module, own = tracing.load(name)
+                measured = tracing.score(
+                    module, name=name, resolution=resolution or own, convention=convention or "paper"
+                )
+            content = measured.content()
+            if not json:
+                _print(score_table(measured))
+            if reference is not None:
+                spec = default_spec(measured) if given is None else given
+                optimum = against(measured, spec, gap=gap, time_limit=time_limit, interrupted=interrupted)
+                proven = proven and optimum.proven
+                content["optimum"] = {
+                    "share": optimum.share,
+                    "least": optimum.least,
+                    "design": loads(optimum.design.to_json()),
+                }
+                if not json:
+                    _print(optimum_text(measured, optimum))
+            contents.append(content)
+    if json:
+        sys.stdout.write(dumps(contents, indent=2) + "\n")
+    raise typer.Exit(0 if proven else 3)
+
+
+@app.command("import")
+def read(
+    structure: Annotated[Path, typer.Argument(help="The structure of the reference toolbox (TinyNAS).")],
+    resolution: Annotated[int, typer.Option(min=1, help="Input resolution.")] = 224,
+    classes: Annotated[int, typer.Option(min=0, help="Outputs of the head; 0: no head.")] = 1000,
+    convention: Annotated[str, typer.Option(help="paper or tinynas.")] = "paper",
+    out: Annotated[Path | None, typer.Option(help="Where to write design.json (beside the structure).")] = None,
+) -> None:
+    """Read a structure of the reference toolbox as a design.json; mad-ip export --format tinynas is the way back."""
+    from mad_ip import tinynas
+    from mad_ip.reports.table import design_table
+    from mad_ip.spec import CONVENTIONS
+
+    if convention not in CONVENTIONS:
+        raise InputError(f"--convention = {convention}: must be one of {', '.join(CONVENTIONS)}")
+    design = tinynas.load(structure, resolution=resolution, classes=classes, convention=convention)
+    design.save(out or structure.with_suffix(".json"))
+    _print(design_table(design))
 
 
 @app.command()

@@ -1,0 +1,95 @@
+"""Networks for those who have no mad-ip: ONNX, torch.export, safetensors, and Python source.
+
+Every file is read back by its own reader and compared with the network before it is put in its place.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mad_ip import tinynas
+from mad_ip.design import Design
+from mad_ip.errors import InputError
+from mad_ip.files import write_atomically
+from mad_ip.networks.export import programs, standalone
+from mad_ip.networks.network import Network
+from mad_ip.networks.weights import load_weights, save_weights
+
+__all__ = ["FORMATS", "Format", "default_path", "export"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """``suffix`` of the file, the optional packages that it ``needs``, and what makes its content.
+
+    ``content`` is ``None`` for a file of weights alone; ``weighted`` says whether the file holds weights at all.
+    """
+
+    suffix: str
+    content: Callable[[Network], bytes] | None
+    needs: tuple[str, ...] = ()
+    weighted: bool = True
+
+
+def _structure(network: Network) -> bytes:
+    return tinynas.to_structure(network.design).encode()
+
+
+FORMATS = {
+    "onnx": Format(".onnx", programs.onnx_model, ("onnx", "onnxruntime", "onnxscript")),
+    "torch-export": Format(".pt2", programs.torch_program),
+    "safetensors": Format(".safetensors", None),
+    "python": Format(".py", standalone.source, ("jinja2",), weighted=False),
+    "tinynas": Format(".txt", _structure, weighted=False),
+}
+
+
+def default_path(design: Path, kind: str) -> Path:
+    """Beside the design.json, with the suffix of the format; raise :class:`InputError` for another format."""
+    return design.with_suffix(_format(kind).suffix)
+
+
+def export(design: Design, kind: str, path: Path | str, *, checkpoint: Path | str | None = None, seed: int = 0) -> None:
+    """Write the network of ``design`` in a format of :data:`FORMATS`, atomically and after a check.
+
+    The weights are those of ``checkpoint`` (.safetensors, .pt or .pth), or initial ones from ``seed``.
+
+    Raises:
+        InputError: another format, a path of another suffix or in no folder, a missing package, or a checkpoint that
+            does not fit, or none for a format without weights.
+        InternalError: the file does not compute what the network computes.
+    """
+    form = _format(kind)
+    for name in form.needs:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"mad-ip export --format {kind} needs {name}, which is not installed; pip install 'mad-ip[export]'"
+            )
+    if Path(path).suffix != form.suffix:
+        raise InputError(f"--out = {path}: the suffix of --format {kind} must be {form.suffix}")
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"--out = {path}: its folder does not exist; an existing folder is needed")
+    if checkpoint is not None and not form.weighted:
+        raise InputError(
+            f"--checkpoint = {checkpoint}: a file of --format {kind} holds no weights; "
+            "must be left out, and load_state_dict of the network takes the checkpoint"
+        )
+    torch.manual_seed(seed)
+    network = Network(design)
+    if checkpoint is not None:
+        load_weights(network, checkpoint)
+    if form.content is None:
+        save_weights(network, path)
+    else:
+        write_atomically(path, form.content(network.eval()))
+
+
+def _format(kind: str) -> Format:
+    if kind not in FORMATS:
+        raise InputError(f"--format = {kind}: must be one of {', '.join(FORMATS)}")
+    return FORMATS[kind]
