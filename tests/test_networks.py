@@ -102,10 +102,12 @@ def test_features_are_what_feature_info_says() -> None:
     network = Network(MIXED).eval()
     x = torch.randn(2, 3, 64, 64)
     features = network.features(x)
-    assert [info["num_chs"] for info in network.feature_info] == [6, 8, 8, 16, 16, 24, 24, 32, 32]
-    assert [info["reduction"] for info in network.feature_info] == [2, 4, 4, 8, 8, 16, 16, 32, 32]
+    # One for every resolution, the last stage of it.
+    assert [info["num_chs"] for info in network.feature_info] == [6, 8, 16, 24, 32]
+    assert [info["reduction"] for info in network.feature_info] == [2, 4, 8, 16, 32]
+    assert [info["module"] for info in network.feature_info] == ["stem.0", *(f"stages.{t}" for t in (1, 3, 5, 7))]
     caught: list[Tensor] = []
-    for feature, info, size in zip(features, network.feature_info, MIXED.resolutions, strict=True):
+    for feature, info, size in zip(features, network.feature_info, MIXED.resolutions[::2], strict=True):
         assert feature.shape == (2, info["num_chs"], size, size)
         assert size == 64 // info["reduction"]
         network.get_submodule(info["module"]).register_forward_hook(lambda *call: caught.append(call[-1]))
@@ -344,7 +346,8 @@ def test_blocks_start_as_their_shortcut() -> None:
     without = [block for block in residuals(network) if block.shortcut is None]
     assert len(without) == 2  # the first blocks of the two inverted stages at stride 2
     x = torch.randn(4, 3, 64, 64)
-    for stage, entering in zip(network.stages, network.features(x)[:-1], strict=True):
+    entering = network.stem(x)
+    for stage in network.stages:
         for block in stage:
             leaving = block(entering)
             if block.shortcut is None:

@@ -19,6 +19,7 @@ NAMES = (
     "deepmad-r18",
     "deepmad-r34",
     "deepmad-r50",
+    "e3d-s",
     "mobile",
     "resnet-basic",
     "toy",
