@@ -30,12 +30,12 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        print(f"step {step}: loss {loss.item():.4f}")  # noqa: T201
+        print(f"step {step}: loss {loss.item():.4f}")
 
     # A few steps are too short for running statistics to settle; those of this very batch serve.
     with torch.no_grad():
         predicted = network(images).argmax(1)
-    print(f"predicted: {predicted.tolist()}")  # noqa: T201
+    print(f"predicted: {predicted.tolist()}")
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        print(f"step {step}: loss {loss.item():.4f}")  # noqa: T201
+        print(f"step {step}: loss {loss.item():.4f}")
 
     detector.eval()
     with torch.no_grad():
         predictions = detector(images)
     for number, prediction in enumerate(predictions):
-        print(f"image {number}: {len(prediction['boxes'])} boxes predicted")  # noqa: T201
+        print(f"image {number}: {len(prediction['boxes'])} boxes predicted")
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        print(f"step {step}: loss {loss.item():.4f}")  # noqa: T201
+        print(f"step {step}: loss {loss.item():.4f}")
 
     # A few steps are too short for running statistics to settle; those of this very batch serve.
     with torch.no_grad():
         predicted = segmenter(images)["out"].argmax(1)
-    print(f"pixels predicted as they are: {(predicted == masks).float().mean():.0%}")  # noqa: T201
+    print(f"pixels predicted as they are: {(predicted == masks).float().mean():.0%}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 
 A network takes clips of any size, (B, channels, frames, height, width); small ones keep this short on a CPU.
 """
-# ruff: noqa: T201
 
 from __future__ import annotations
 

@@ -1,0 +1,247 @@
+"""What a network that others made is worth: its entropy level by level, and against the proven optimum at its cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mad_ip import entropy
+from mad_ip.blocks import Layer
+from mad_ip.design import Design
+from mad_ip.entropy import Level
+from mad_ip.errors import InputError
+from mad_ip.solve import solve
+from mad_ip.spec import Budget, Input, Objective, Space, Spec, Stage, Stem, Tail, default_weights
+
+__all__ = ["Contribution", "Optimum", "Score", "against", "default_spec", "of_design", "of_path"]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A level: where a resolution ends, with its channels, counted layers so far, and what it adds to the entropy."""
+
+    resolution: int
+    channels: int
+    weight: float
+    layers: int
+    entropy: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """A network as measured under a convention: MACs at batch 1, learnable numbers, counted layers, and levels.
+
+    ``path`` holds the main-path layers of every level, empty for a design.
+    """
+
+    name: str
+    convention: str
+    resolution: int
+    image_channels: int
+    entropy: float
+    effectiveness: float
+    macs: int
+    params: int
+    layers: int
+    levels: tuple[Contribution, ...]
+    path: tuple[tuple[Layer, ...], ...] = dataclasses.field(default=(), repr=False)
+    gated: bool = False
+
+    def content(self) -> dict[str, Any]:
+        """What is printed as JSON."""
+        content = dataclasses.asdict(dataclasses.replace(self, path=()))
+        del content["path"], content["gated"]
+        return content
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best design within a network's own MACs, parameters and effectiveness; ``share`` is network over optimum.
+
+    The entropies themselves compete: the depth penalty is 0. ``least`` is the share of the proven bound.
+    """
+
+    design: Design
+    share: float
+    least: float
+
+    @property
+    def proven(self) -> bool:
+        """Whether the design is proven to be the best."""
+        return self.design.certificate is not None and self.design.certificate.status == "optimal"
+
+
+def of_path(
+    name: str,
+    path: Sequence[Sequence[Layer]],
+    *,
+    convention: str,
+    resolution: int,
+    image_channels: int,
+    macs: int,
+    params: int,
+    gated: bool = False,
+) -> Score:
+    """The score of main-path layers, given for every resolution from the image on; weights 1 and at the last 8."""
+    levels, ends = [], []
+    passed: list[Layer] = []
+    weights = default_weights([2] * (len(path) - 1))
+    for layers, weight in zip(path, weights, strict=True):
+        passed += layers
+        size, channels = layers[-1].out_size, layers[-1].out_channels
+        gain = float(entropy.entropy_gain(weight, size, channels))
+        levels.append(Level(entropy.count(passed), entropy.log_width(passed), gain, weight))
+        ends.append((size, channels))
+    return Score(
+        path=tuple(tuple(layers) for layers in path),
+        gated=gated,
+        **_worth(levels, ends, convention),
+        name=name,
+        resolution=resolution,
+        image_channels=image_channels,
+        macs=macs,
+        params=params,
+    )
+
+
+def of_design(design: Design, convention: str | None = None, resolution: int | None = None) -> Score:
+    """The score of a design by its own weights, under its own convention and resolution unless others are given."""
+    design = dataclasses.replace(
+        design, convention=convention or design.convention, resolution=resolution or design.resolution
+    )
+    metrics = design.measure(0.0)
+    channels = [design.stem.channels, *(stage.channels for stage in design.stages)]
+    channels[-1] = design.feature_channels
+    rows = list(zip(design.levels(), zip(design.resolutions, channels, strict=True), strict=True))
+    weighted = [row for row in rows if row[0].weight > 0 or row is rows[-1]]
+    return Score(
+        **_worth([level for level, _ in weighted], [end for _, end in weighted], design.convention),
+        name=design.name,
+        resolution=design.resolution,
+        image_channels=design.image_channels,
+        macs=metrics.macs,
+        params=metrics.params,
+    )
+
+
+def _worth(levels: Sequence[Level], ends: Sequence[tuple[int, int]], convention: str) -> dict[str, Any]:
+    factor = entropy.entropy_factor(convention)
+    return {
+        "convention": convention,
+        "entropy": entropy.entropy(levels, convention),
+        "effectiveness": entropy.effectiveness(levels, convention),
+        "layers": levels[-1].depth,
+        "levels": tuple(
+            Contribution(size, channels, level.weight, level.depth, factor * level.gain * level.log_width)
+            for level, (size, channels) in zip(levels, ends, strict=True)
+        ),
+    }
+
+
+def against(
+    score: Score,
+    spec: Spec,
+    *,
+    gap: float = 1e-6,
+    time_limit: float = math.inf,
+    **options: Any,
+) -> Optimum:
+    """The best design of the space of ``spec`` at exactly what the network of ``score`` costs, and the share reached.
+
+    Budgets, convention and depth penalty of the spec are replaced: by the network's own MACs, parameters and
+    effectiveness, by its convention, and by 0. ``options`` are those of :func:`mad_ip.solve.solve`, whose errors pass.
+    """
+    if (spec.input.resolution, spec.input.channels) != (score.resolution, score.image_channels):
+        raise InputError(
+            f"{spec.source}: input of {spec.input.channels} x {spec.input.resolution} x {spec.input.resolution}: must "
+            f"be {score.image_channels} x {score.resolution} x {score.resolution} as for {score.name}, whose cost is "
+            f"the budget"
+        )
+    problem = dataclasses.replace(
+        spec,
+        convention=score.convention,
+        budget=Budget(macs=score.macs, params=score.params, effectiveness=score.effectiveness),
+        objective=Objective(0.0),
+        sha256="",
+    )
+    design = solve(problem, gap=gap, time_limit=time_limit, **options)
+    assert design.certificate is not None
+    share = score.entropy / design.metrics.entropy
+    # Without a depth penalty the bound on the score is one on the entropy.
+    return Optimum(design, share, min(share, score.entropy / design.certificate.bound))
+
+
+def default_spec(score: Score, classes: int = 1000) -> Spec:
+    """A space around a traced network: its family, its resolutions, and grids around its own widths and depths.
+
+    The family is ``inverted`` where the k x k convolutions are depthwise (``inverted_se`` with gates), ``bottleneck``
+    where 1x1 convolutions make up a third or more of the main path, else ``basic``. Grouped convolutions have no
+    counterpart: the space is that of dense ones. Raises :class:`InputError` when the strides have none either.
+    """
+    if not score.path:
+        raise InputError(f"{score.name}: a design has its own spec; name its spec.toml in --against")
+    layers = [layer for level in score.path for layer in level]
+    stem, *body = layers
+    spatial = [layer for layer in body if layer.kernel > 1]
+    depthwise = [layer for layer in spatial if layer.groups == layer.in_channels > 1]
+    if not spatial:
+        raise InputError(f"{score.name}: has no k x k convolution after its first, so no family of blocks fits it")
+    if 2 * len(depthwise) > len(spatial):
+        family = "inverted_se" if score.gated else "inverted"
+    else:
+        family = "bottleneck" if 3 * (len(body) - len(spatial)) >= len(body) else "basic"
+    parts = [list(level) for level in score.path]
+    parts[0] = parts[0][1:]
+    trailing = _trailing(parts[-1])
+    tail = parts[-1].pop() if trailing > (family != "basic") else None
+    stages: list[Stage] = []
+    size = stem.out_size
+    for part in parts:
+        wide = [layer for layer in part if layer.kernel > 1]
+        if not wide:
+            if part is not parts[0]:
+                raise InputError(f"{score.name}: no k x k convolution at {part[-1].out_size} pixels: no stage fits it")
+            continue
+        stride, rest = divmod(size, part[-1].out_size)
+        if rest or stride not in (1, 2):
+            raise InputError(f"{score.name}: from {size} to {part[-1].out_size} pixels: a stage strides by 1 or 2")
+        size = part[-1].out_size
+        depth = max(1, len(wide) // 2 if family == "basic" else len(wide))
+        stages.append(
+            Stage(
+                block=family,
+                stride=stride,
+                channels=_around(part[-1].out_channels),
+                mid=_around(max(layer.out_channels for layer in wide)),
+                kernel=tuple(sorted(k for k in {3, 5, *(layer.kernel for layer in wide)} if k <= size)) or (1,),
+                depth=tuple(range(1, 2 * depth + 3)),
+                weight=0.0,
+            )
+        )
+    weights = default_weights(stage.stride for stage in stages)
+    return Spec(
+        name=f"{score.name.rpartition(':')[2]}-space",
+        convention=score.convention,
+        input=Input(score.resolution, score.image_channels, classes),
+        space=Space(monotone=True),
+        stem=Stem(stem.kernel, stem.stride, _around(stem.out_channels), weights[0]),
+        stages=tuple(
+            dataclasses.replace(stage, weight=weight) for stage, weight in zip(stages, weights[1:], strict=True)
+        ),
+        tail=None if tail is None else Tail(_around(tail.out_channels)),
+        source=f"default space of {score.name}",
+    )
+
+
+def _around(value: int) -> tuple[int, ...]:
+    """Half to twice ``value``, in multiples of 8 (of 1 below 16)."""
+    step = 8 if value >= 16 else 1
+    return tuple(sorted({max(step, round(value * quarters / (4 * step)) * step) for quarters in (2, 3, 4, 5, 6, 8)}))
+
+
+def _trailing(layers: Sequence[Layer]) -> int:
+    """Number of 1x1 convolutions at the end."""
+    return len(layers) - max((n for n, layer in enumerate(layers, start=1) if layer.kernel > 1), default=0)
