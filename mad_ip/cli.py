@@ -53,8 +53,16 @@ def solve(
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the solver.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first incumbent and of the solver.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to write design.json.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the design.json object and nothing else.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best designs to find, each proven in its rank.")] = 1,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers share the decomposition.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write design.json (with --top: also design-2.json and so on).")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the design.json object (with --top: a list) and nothing else.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Solve a spec to a design with a certificate.
@@ -67,46 +75,62 @@ def solve(
     _require_limits(time_limit, gap)
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError(f"--out = {out}: its folder does not exist; an existing folder is needed")
-    problem = mlp.MlpSpec.load(spec) if mlp.is_spec(spec) else Spec.load(spec)
-    if isinstance(problem, mlp.MlpSpec) and solver is not None:
-        raise InputError(
-            f"--solver = {solver}: {spec} is an MLP, which has an exact method of its own; must be left out"
-        )
+    if mlp.is_spec(spec):
+        for option, value in (("--solver", solver), ("--cluster", cluster), ("--top", top if top > 1 else None)):
+            if value is not None:
+                raise InputError(
+                    f"{option} = {value}: {spec} is an MLP, which has an exact method of its own; must be left out"
+                )
+        problem: Any = mlp.MlpSpec.load(spec)
+    else:
+        problem = Spec.load(spec)
 
     from rich.console import Console
 
-    from mad_ip.backends import Profile
-    from mad_ip.reports.table import design_table
-    from mad_ip.solve import solve as run
-
-    design: Any
+    designs: list[Any] = []
     with _interruptible() as interrupted, _progress(Console(stderr=True), quiet, _line) as watch:
+        common: dict[str, Any] = {"time_limit": time_limit, "gap": gap, "watch": watch, "interrupted": interrupted}
         if isinstance(problem, mlp.MlpSpec):
             from mad_ip.mlp.optimum import solve as run_mlp
             from mad_ip.mlp.table import design_table as mlp_table
 
-            design = run_mlp(problem, time_limit=time_limit, gap=gap, watch=watch, interrupted=interrupted)
-            table = mlp_table(design, problem.budget)
+            designs.append(run_mlp(problem, **common))
+            table: Any = mlp_table(designs[0], problem.budget)
         else:
-            design = run(
-                problem,
-                profile=None if solver is None else Profile.load(solver),
-                time_limit=time_limit,
-                gap=gap,
-                threads=threads,
-                seed=seed,
-                watch=watch,
-                interrupted=interrupted,
-            )
-            table = design_table(design, problem.budget)
+            from mad_ip import solve as solving
+            from mad_ip.reports.table import design_table, ranking_table
+
+            common.update(profile=_profile(solver, cluster), threads=threads, seed=seed)
+            if top == 1:
+                designs.append(solving.solve(problem, **common))
+                table = design_table(designs[0], problem.budget)
+            else:
+                designs += solving.rank(problem, top, **common)
+                table = ranking_table(designs, problem.budget)
     if out is not None:
-        design.save(out)
+        for number, design in enumerate(designs, start=1):
+            design.save(out if number == 1 else out.with_stem(f"{out.stem}-{number}"))
     if json:
-        sys.stdout.write(design.to_json())
+        texts = [design.to_json() for design in designs]
+        sys.stdout.write(texts[0] if top == 1 else "[" + ",\n".join(text.rstrip() for text in texts) + "]\n")
     else:
         _print(table)
-    assert design.certificate is not None
-    raise typer.Exit(0 if design.certificate.status == "optimal" else 3)
+    raise typer.Exit(0 if all(design.certificate.status == "optimal" for design in designs) else 3)
+
+
+def _profile(solver: str | None, cluster: str | None) -> Any:
+    """The profile named, with the address of a cluster where one is given; ``None`` leaves the choice to the solve."""
+    import dataclasses
+
+    from mad_ip.backends import Profile
+
+    profile = None if solver is None else Profile.load(solver)
+    if cluster is None:
+        return profile
+    profile = profile or Profile("decomposition")
+    if profile.backend != "decomposition":
+        raise InputError(f"--cluster = {cluster}: only the decomposition takes a cluster; --solver must be left out")
+    return dataclasses.replace(profile, options={**profile.options, "cluster": cluster})
 
 
 @app.command()

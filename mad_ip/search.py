@@ -5,6 +5,7 @@ The paper's own method is evolutionary (DeepMAD, section 5); here it only gives 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import sys
@@ -19,7 +20,7 @@ from mad_ip.catalogue import Catalogue, Integers, stage_quantities
 from mad_ip.frames import Time
 from mad_ip.spec import Spec
 
-__all__ = ["POPULATION", "Population", "evolve", "evolve_island", "first_incumbent", "path_of", "polish"]
+__all__ = ["POPULATION", "Population", "around", "evolve", "evolve_island", "first_incumbent", "path_of", "polish"]
 
 POPULATION = 256
 _GENERATIONS = 200
@@ -154,18 +155,27 @@ def evolve_island(population: Population, generator: np.random.Generator, stop: 
     return row
 
 
-def polish(population: Population, row: Integers, stop: Callable[[], bool]) -> Integers:
-    """Climb over all changes of one or two genes by up to two steps until none improves."""
-    sizes = np.array([len(domain) for domain in population.genes()])
-    number = len(sizes)
+@functools.lru_cache(maxsize=8)
+def _moves(number: int) -> Integers:
+    """All changes of one or two of ``number`` genes by up to two steps, and none."""
     single = np.concatenate([step * np.eye(number, dtype=np.int64) for step in (-2, -1, 1, 2)])
     pairs = (single[:, None, :] + single[None, :, :]).reshape(-1, number)
-    moves = np.unique(np.concatenate([single, pairs, np.zeros((1, number), np.int64)]), axis=0)
+    return np.unique(np.concatenate([single, pairs, np.zeros((1, number), np.int64)]), axis=0)
+
+
+def around(population: Population, row: Integers) -> Integers:
+    """The row and all that differ from it in one or two genes by up to two steps."""
+    sizes = np.array([len(domain) for domain in population.genes()])
+    rows = row + _moves(len(sizes))
+    return np.asarray(rows[((rows >= 0) & (rows < sizes)).all(axis=1)])
+
+
+def polish(population: Population, row: Integers, stop: Callable[[], bool]) -> Integers:
+    """Climb over the rows :func:`around` until none is better."""
     while not stop():
-        around = row + moves
-        around = around[((around >= 0) & (around < sizes)).all(axis=1)]
-        score, violation = population.evaluate(around)
-        best = around[np.lexsort((-score, violation))[0]]
+        rows = around(population, row)
+        score, violation = population.evaluate(rows)
+        best = rows[np.lexsort((-score, violation))[0]]
         if (best == row).all():
             break
         row = best

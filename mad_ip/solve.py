@@ -22,11 +22,11 @@ from mad_ip.backends import Limits, Profile, Progress, compile_model, load_backe
 from mad_ip.catalogue import Catalogue, Floats, raw_options
 from mad_ip.depths import Window
 from mad_ip.design import Certificate, Design, relative_gap, violations
-from mad_ip.errors import InternalError, MadIpError
+from mad_ip.errors import InputError, InternalError, MadIpError
 from mad_ip.reduction import reduce
 from mad_ip.spec import Budget, Spec
 
-__all__ = ["InfeasibleError", "NoDesignError", "Report", "choices", "decode", "solve"]
+__all__ = ["InfeasibleError", "NoDesignError", "Report", "choices", "decode", "rank", "solve"]
 
 _SCORE_TOLERANCE = 1e-6
 """Largest relative difference between a solver's objective and the recomputed score."""
@@ -112,6 +112,32 @@ def solve(
     return _Solve(spec, profile, time_limit, gap, threads, seed, watch, interrupted).run()
 
 
+def rank(
+    spec: Spec,
+    top: int,
+    *,
+    profile: Profile | None = None,
+    time_limit: float = math.inf,
+    gap: float = 1e-6,
+    threads: int = 1,
+    seed: int = 0,
+    watch: Callable[[Report], None] | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> tuple[Design, ...]:
+    """The ``top`` best designs of a spec, the best first, each with a certificate of its rank; fewer if no more exist.
+
+    A design's bound holds for all designs that do not rank before it. The decomposition finds them, with the options
+    of ``profile``; everything else is as in :func:`solve`. Raise :class:`mad_ip.errors.InputError` when ``profile`` is
+    of another backend.
+    """
+    profile = profile or Profile("decomposition")
+    if load_backend(profile).takes != "spec":
+        raise InputError(f"--top: only the decomposition ranks designs, which the backend {profile.backend!r} is not")
+    found = _Solve(spec, profile, time_limit, gap, threads, seed, watch, interrupted, top)
+    found.run()
+    return found.ranking()
+
+
 def decode(catalogue: Catalogue, path: Sequence[int]) -> Design:
     """The design that takes option ``path[s]`` of every segment s, measured from its layers."""
     chosen = []
@@ -134,14 +160,17 @@ class _Solve:
         seed: int,
         watch: Callable[[Report], None] | None,
         interrupted: Callable[[], bool],
+        top: int = 1,
     ) -> None:
         self.spec, self.profile, self.gap, self.threads, self.seed = spec, profile, gap, threads, seed
         self.began = time.perf_counter()
         self.time_limit = time_limit
-        self.watch, self.interrupted = watch, interrupted
+        self.watch, self.interrupted, self.top = watch, interrupted, top
         self.backend = load_backend(profile)
         self.design: Design | None = None
+        self.others: list[Design] = []
         self.bound = math.inf
+        self.options = 0
         self.phase = "catalogue"
 
     def run(self) -> Design:
@@ -149,12 +178,13 @@ class _Solve:
         if self.backend.takes == "spec":
             return self._decompose()
         everything = catalogues.build(self.spec)
+        self.options = len(everything)
         catalogue = paths.within_budgets(everything)
         if catalogue.is_empty:
-            raise InfeasibleError(explain(self.spec, everything, self.profile, self.stopped))
+            raise InfeasibleError(explain(self.spec, self.profile, self.stopped))
         if self.backend.takes == "catalogue":
             self._search(everything, catalogue)
-            return self._certified(len(everything), everything.architectures)
+            return self._certified()
         self.phase = "first incumbent"
         self._report()
         path = search.first_incumbent(catalogue, self.seed, self.stopped)
@@ -163,22 +193,30 @@ class _Solve:
             if found is None and self.stopped():
                 raise NoDesignError("stopped before any design that meets the budgets was found")
             if found is None:
-                raise InfeasibleError(explain(self.spec, everything, self.profile, self.stopped))
+                raise InfeasibleError(explain(self.spec, self.profile, self.stopped))
             path = found[0]
         self._accept(decode(catalogue, path))
         self._improve(catalogue, path)
-        return self._certified(len(everything), everything.architectures)
+        return self._certified()
 
     def _decompose(self) -> Design:
-        """Let the decomposition solve the spec by itself; no catalogue is made."""
+        """Let the decomposition solve the spec by itself; no catalogue is made.
+
+        ``self.bound`` holds for all designs but the ranked ones.
+        """
         spec = self.spec
         self.phase = self.backend.name
         self._report()
+        self.options = raw_options(spec)
+        segments = 1 + len(spec.stages) + (spec.tail is not None)
 
         def take(values: Floats) -> None:
-            self._accept(
-                Design.chosen(spec, [(c, m, k, depth) for c, m, k, depth in values.astype(int).reshape(-1, 4).tolist()])
-            )
+            paths = values.astype(int).reshape(-1, segments, 4).tolist()
+            best, *others = [Design.chosen(spec, [(c, m, k, depth) for c, m, k, depth in path]) for path in paths]
+            self._accept(best)
+            for design in others:
+                self._check(design)
+            self.others = others
 
         def follow(progress: Progress) -> bool:
             self.bound = min(self.bound, progress.bound)
@@ -188,19 +226,26 @@ class _Solve:
             return self.stopped()
 
         gap = self.gap * _SOLVER_GAP if self.gap <= _EXACT else self.gap
-        limits = Limits(gap, self.time_limit - self._elapsed(), self.threads, self.seed)
+        limits = Limits(gap, self.time_limit - self._elapsed(), self.threads, self.seed, self.top)
         outcome = solve_apart(self.profile, spec, limits, follow)
         if outcome.status == "infeasible":
-            if raw_options(spec) <= _CATALOGUE_LIMIT:
-                raise InfeasibleError(explain(spec, catalogues.build(spec), Profile(), self.stopped))
-            raise InfeasibleError(f"{spec.source}: infeasible: no design of the space meets all budgets together")
+            raise InfeasibleError(explain(spec, Profile(), self.stopped))
         if outcome.values is not None:
             take(outcome.values)
         if self.design is None:
             raise NoDesignError("stopped before any design that meets the budgets was found")
-        self._contradict(outcome.bound)
-        self.bound = min(self.bound, max(outcome.bound, self._score))
-        return self._certified(raw_options(spec), catalogues.architectures(spec))
+        last = [self.design, *self.others][-1].metrics.score
+        # With fewer designs than asked for, there is none but those.
+        full = len(self.others) + 1 == self.top
+        if full:
+            self._contradict(outcome.bound, last)
+        self.bound = min(self.bound, max(outcome.bound, last) if full else outcome.bound)
+        return self._certified()
+
+    def ranking(self) -> tuple[Design, ...]:
+        """The designs found, the best first, after :meth:`run`."""
+        assert self.design is not None
+        return tuple(self._certified(design) for design in (self.design, *self.others))
 
     def _search(self, everything: Catalogue, catalogue: Catalogue) -> None:
         """Let a backend that knows the catalogue find designs by itself, with no help but a bound."""
@@ -216,7 +261,7 @@ class _Solve:
         limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
         outcome = solve_apart(self.profile, catalogue, limits, follow)
         if outcome.status == "infeasible":
-            raise InfeasibleError(explain(self.spec, everything, self.profile, self.stopped))
+            raise InfeasibleError(explain(self.spec, self.profile, self.stopped))
         if outcome.values is not None:
             self._accept(decode(catalogue, outcome.values.astype(int).tolist()))
         if self.design is None:
@@ -237,20 +282,26 @@ class _Solve:
 
     def _report(self) -> None:
         if self.watch is not None:
-            self.watch(Report(self.phase, self._score, self.bound, self._elapsed()))
+            self.watch(Report(self.phase, self._score, max(self.bound, self._score), self._elapsed()))
 
-    def _accept(self, design: Design) -> None:
-        """Take a design as the incumbent if it is better; it must be feasible in exact integers."""
+    def _check(self, design: Design) -> None:
+        """Raise :class:`InternalError` unless a decoded design is feasible in exact integers."""
         broken = violations(self.spec, design)
         if broken:
             raise InternalError(f"a decoded design is not feasible: {'; '.join(broken)}")
+
+    def _accept(self, design: Design) -> None:
+        """Take a design as the incumbent if it is better."""
+        self._check(design)
         if design.metrics.score > self._score:
             self.design = design
         self._report()
 
-    def _certified(self, options: int, architectures: int) -> Design:
-        assert self.design is not None
-        score = self.design.metrics.score
+    def _certified(self, design: Design | None = None) -> Design:
+        """A design, by default the best, with its certificate."""
+        design = design or self.design
+        assert design is not None
+        score = design.metrics.score
         # The reduction computes with NumPy numbers.
         bound = float(max(self.bound, score))
         gap = relative_gap(score, bound)
@@ -262,10 +313,10 @@ class _Solve:
             bound=bound,
             gap=gap,
             seconds=round(self._elapsed(), 3),
-            options=options,
-            architectures=architectures,
+            options=self.options,
+            architectures=catalogues.architectures(self.spec),
         )
-        return dataclasses.replace(self.design, certificate=certificate)
+        return dataclasses.replace(design, certificate=certificate)
 
     def _improve(self, catalogue: Catalogue, path: Path) -> None:
         """Reduce the catalogue to what may beat the incumbent and solve the rest exactly."""
@@ -356,9 +407,9 @@ class _Solve:
                 return
             formulation.exclude(path)
 
-    def _contradict(self, bound: float) -> None:
-        """Raise :class:`InternalError` when a claimed bound is below the score of a design at hand."""
-        score = self._score
+    def _contradict(self, bound: float, score: float | None = None) -> None:
+        """Raise :class:`InternalError` when a claimed bound is below the score of a design at hand, the best's."""
+        score = self._score if score is None else score
         if bound < score - _SCORE_TOLERANCE * max(1.0, abs(score)):
             raise InternalError(f"the solver's bound {bound!r} is below the score {score!r} of a design")
 
@@ -446,38 +497,56 @@ def least_spread(
         formulation.exclude(path)
 
 
-def explain(spec: Spec, everything: Catalogue, profile: Profile, stopped: Callable[[], bool] = lambda: False) -> str:
+def explain(spec: Spec, profile: Profile, stopped: Callable[[], bool] = lambda: False) -> str:
     """Which budgets conflict, and the smallest reachable value of each on its own, in one sentence.
 
     The conflict is made as small as :data:`_EXPLANATION` seconds allow.
     """
+    end = time.perf_counter() + _EXPLANATION
+    if raw_options(spec) <= _CATALOGUE_LIMIT:
+        everything = catalogues.build(spec)
+
+        def smallest(budget: str) -> float:
+            if budget == "effectiveness":
+                return paths.smallest_effectiveness(everything)
+            return paths.least(everything, budget)
+
+        def unreachable(relaxed: Spec) -> bool:
+            return _unreachable(dataclasses.replace(everything, spec=relaxed), profile, tired)
+    else:
+        from mad_ip import decomposition
+        from mad_ip.decomposition.least import least as least_of
+
+        def smallest(budget: str) -> float:
+            return least_of(spec, budget)
+
+        def unreachable(relaxed: Spec) -> bool:
+            return decomposition.unreachable(relaxed, end - time.perf_counter(), tired)
+
+    def tired() -> bool:
+        return stopped() or time.perf_counter() > end
+
     limits = {key: value for key, value in dataclasses.asdict(spec.budget).items() if value is not None}
-    least = {key: _smallest(everything, key) for key in limits}
+    least = {key: smallest(key) for key in limits}
     conflict = [key for key, limit in limits.items() if least[key] > limit]
     if not conflict:
         conflict = list(limits)
-        end = time.perf_counter() + _EXPLANATION
-
-        def tired() -> bool:
-            return stopped() or time.perf_counter() > end
-
         for key in limits:
             fewer = [other for other in conflict if other != key]
             # One budget alone is reachable, as its smallest value shows.
-            if len(fewer) > 1 and not tired() and _unreachable(everything, fewer, profile, tired):
-                conflict = fewer
+            if len(fewer) > 1 and not tired():
+                budget = Budget(**{other: limits[other] for other in fewer})
+                if unreachable(dataclasses.replace(spec, budget=budget)):
+                    conflict = fewer
     reachable = ", ".join(f"{key} {_number(least[key])} (budget {_number(limits[key])})" for key in limits)
     which = " and ".join(f"budget.{key}" for key in conflict)
     verb = "cannot be met" if len(conflict) == 1 else "cannot be met together"
     return f"{spec.source}: infeasible: {which} {verb}; the smallest reachable value of each alone is {reachable}"
 
 
-def _unreachable(everything: Catalogue, budgets: list[str], profile: Profile, stopped: Callable[[], bool]) -> bool:
-    """Whether it is proven that no design meets these budgets of the spec."""
-    spec = everything.spec
-    budget = Budget(**{key: getattr(spec.budget, key) for key in budgets})
-    relaxed = dataclasses.replace(everything, spec=dataclasses.replace(spec, budget=budget))
-    catalogue = paths.within_budgets(relaxed)
+def _unreachable(everything: Catalogue, profile: Profile, stopped: Callable[[], bool]) -> bool:
+    """Whether it is proven that no design of a catalogue meets the budgets of its spec."""
+    catalogue = paths.within_budgets(everything)
     if catalogue.is_empty:
         return True
     if search.first_incumbent(catalogue, 0, stopped) is not None:
@@ -486,12 +555,6 @@ def _unreachable(everything: Catalogue, budgets: list[str], profile: Profile, st
         return least_spread(catalogue, profile, stopped) is None and not stopped()
     except NoDesignError:
         return False
-
-
-def _smallest(everything: Catalogue, budget: str) -> float:
-    if budget == "effectiveness":
-        return paths.smallest_effectiveness(everything)
-    return paths.least(everything, budget)
 
 
 def _number(value: float) -> str:

@@ -65,12 +65,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Limits:
-    """``gap`` is relative to the incumbent, ``seconds`` infinite without a time limit."""
+    """``gap`` is relative to the incumbent, ``seconds`` infinite without a time limit.
+
+    ``top`` is how many of the best points are wanted; only the decomposition gives more than one.
+    """
 
     gap: float
     seconds: float = math.inf
     threads: int = 1
     seed: int = 0
+    top: int = 1
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mad_ip import __version__
 from mad_ip.backends.base import Limits, Outcome, Progress, Takes, Watch, proven, unknown_option
-from mad_ip.decomposition import Found, optimise
+from mad_ip.decomposition import Found, Path, optimise
 from mad_ip.decomposition.workers import cluster, processes, serial
 from mad_ip.errors import InputError
 from mad_ip.spec import Spec
@@ -37,24 +37,35 @@ class Decomposition:
         self.version = __version__
 
     def solve(self, spec: Spec, limits: Limits, watch: Watch) -> Outcome:
-        """Solve; values are the choices of every segment, flattened; see :class:`mad_ip.backends.base.Backend`."""
-        shown: Any = None
+        """Solve; see :class:`mad_ip.backends.base.Backend`.
+
+        ``values`` are the choices of every segment of the ``limits.top`` best paths, flattened, the best path first;
+        ``bound`` holds for all designs but those.
+        """
+        shown: tuple[Path, ...] = ()
 
         def follow(found: Found) -> bool:
             nonlocal shown
-            new = found.path if found.path is not shown else None
-            shown = found.path
-            return watch(Progress(found.bound, found.nodes, None if new is None else np.array(new, float).ravel()))
+            new, shown = found.paths != shown, found.paths
+            return watch(Progress(found.bound, found.nodes, np.array(shown, float).ravel() if new else None))
 
         if self.cluster is not None:
             crew = cluster(self.cluster)
         else:
             crew = processes(limits.threads) if limits.threads > 1 else serial()
         with crew as workers:
-            found = optimise(spec, workers, gap=limits.gap, seconds=limits.seconds, seed=limits.seed, watch=follow)
-        if found.path is None:
+            found = optimise(
+                spec,
+                workers,
+                gap=limits.gap,
+                seconds=limits.seconds,
+                seed=limits.seed,
+                top=limits.top,
+                watch=follow,
+            )
+        if not found.paths:
             infeasible = found.bound == -math.inf
             return Outcome("infeasible" if infeasible else "stopped", found.bound, None, found.nodes)
-        values = np.array(found.path, float).ravel()
-        closed = proven(found.score, found.bound, limits.gap)
+        values = np.array(found.paths, float).ravel()
+        closed = proven(found.last, found.bound, limits.gap)
         return Outcome("optimal" if closed else "stopped", found.bound, values, found.nodes)

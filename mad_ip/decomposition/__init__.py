@@ -6,6 +6,7 @@ and its tree, with the multipliers found, is the guide for the next finer part (
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import math
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mad_ip import search
-from mad_ip.decomposition.workers import Workers, relaxation
+from mad_ip.decomposition.least import least
+from mad_ip.decomposition.workers import Workers, relaxation, serial
 from mad_ip.errors import InputError
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Choice, Program
@@ -25,7 +27,7 @@ from mad_ip.lagrangian.tables import Integers
 from mad_ip.lagrangian.tree import Node, State, Tree, branch_and_bound
 from mad_ip.spec import Domain, Objective, Spec
 
-__all__ = ["Found", "Path", "crude_bound", "grids", "optimise"]
+__all__ = ["Found", "Path", "crude_bound", "grids", "optimise", "unreachable"]
 
 Path = tuple[Choice, ...]
 
@@ -44,16 +46,23 @@ _SHARE = 0.4
 _ISLANDS = 3
 """Evolutions that look for a first design."""
 
+_SLACK = 1e-8
+"""Relative excess of a least value over its budget that proves it out of reach; above every tolerance."""
+
 _KEPT = 5
 """Best designs of a coarse grid from which the next is searched."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """How far it is: the best path so far, its score (minus infinity without one), the bound on all designs."""
+    """How far it is: the best paths so far, the best first, and the bound on all designs that are not among them.
 
-    path: Path | None
+    ``score`` is the best path's, minus infinity without one; ``last`` is the last one's.
+    """
+
+    paths: tuple[Path, ...]
     score: float
+    last: float
     bound: float
     nodes: int
 
@@ -65,15 +74,26 @@ def optimise(
     gap: float,
     seconds: float = math.inf,
     seed: int = 0,
+    top: int = 1,
     watch: Callable[[Found], bool] = lambda _: False,
 ) -> Found:
-    """The best path of a spec and a bound within ``gap`` of its score, relative to its magnitude.
+    """The ``top`` best paths of a spec and a bound on all others within ``gap`` of the last one's score, relative to
+    the magnitude of the best's.
 
-    Stops early after ``seconds`` or when ``watch`` returns True. Without a path, the bound is minus infinity when no
-    design meets the budgets. The result does not depend on the workers: boxes are examined in rounds, of equal scores
-    the path found first stays.
+    Stops early after ``seconds`` or when ``watch`` returns True. There are fewer paths when fewer designs exist; none
+    and a bound of minus infinity when no design meets the budgets. The result does not depend on the workers: boxes
+    are examined in rounds, of equal scores the path found first ranks before.
     """
-    return _Descent(spec, workers, gap, seconds, seed, watch).run()
+    return _Descent(spec, workers, gap, seconds, seed, top, watch).run()
+
+
+def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
+    """Whether it is proven within ``seconds`` that no design meets the budgets of a spec."""
+    free = dataclasses.replace(spec, objective=Objective(0.0), sha256="")
+    with serial() as workers:
+        # Any design will do.
+        found = optimise(free, workers, gap=math.inf, seconds=seconds, watch=lambda _: stopped())
+    return not found.paths and found.bound == -math.inf
 
 
 def grids(spec: Spec) -> Iterator[Spec]:
@@ -151,16 +171,27 @@ class _Descent:
         gap: float,
         seconds: float,
         seed: int,
+        top: int,
         watch: Callable[[Found], bool],
     ) -> None:
         self.spec, self.workers, self.gap, self.seconds, self.seed = spec, workers, gap, seconds, seed
-        self.watch = watch
+        self.top, self.watch = top, watch
         self.grid = _Grid(spec)
-        self.path: Path | None = None
-        self.score = -math.inf
+        self.ranked: list[tuple[float, Path]] = []
+        self.surrounded: set[Path] = set()
         self.bound = crude_bound(spec) - spec.objective.depth_penalty
         self.nodes = 0
         self.judge = functools.cache(self._judge)
+
+    @property
+    def score(self) -> float:
+        """The best one's."""
+        return self.ranked[0][0] if self.ranked else -math.inf
+
+    @property
+    def last(self) -> float:
+        """The score of the last one looked for, minus infinity while there are fewer."""
+        return self.ranked[-1][0] if len(self.ranked) == self.top else -math.inf
 
     def run(self) -> Found:
         began = time.perf_counter()
@@ -180,29 +211,47 @@ class _Descent:
             starts = level.best(_KEPT)
         level = _Level(self, finest)
         level.start(starts, self.seed)
+        self.surround()
         if self.score == -math.inf:
             feasible = self._feasible(self.seconds - (time.perf_counter() - began))
             if not feasible:
                 return self._found()
         tree = level.solve(self.gap, guide, self.seconds - (time.perf_counter() - began), final=True)
-        self.bound = min(self.bound, max(self.score, tree.state.bound))
+        self.bound = min(self.bound, max(self.last, tree.state.unjudged))
         return self._found()
 
+    def surround(self) -> None:
+        """Where alternatives are looked for, judge what lies around those found, until none of it is better."""
+        while self.top > 1:
+            path = next((path for _, path in self.ranked if path not in self.surrounded), None)
+            if path is None:
+                break
+            self.surrounded.add(path)
+            rows = search.around(self.grid.population, self.grid.row(path))
+            scores, violations = self.grid.population.evaluate(rows)
+            for row in rows[(violations == 0) & (scores > self.last)]:
+                self.judge(self.grid.path(row))
+
     def _found(self) -> Found:
-        return Found(self.path, self.score, max(self.score, self.bound), self.nodes)
+        paths = tuple(path for _, path in self.ranked)
+        last = self.ranked[-1][0] if self.ranked else -math.inf
+        return Found(paths, self.score, last, max(self.last, self.bound), self.nodes)
 
     def _stopped(self) -> bool:
         return self.watch(self._found())
 
     def _judge(self, path: Path) -> float:
-        """The score of a path, which becomes the best if it is; minus infinity when it breaks a budget, in integers."""
+        """The score of a path, which is ranked if good enough; minus infinity when it breaks a budget, in integers."""
         scores, violations = self.grid.population.evaluate(self.grid.row(path)[None])
         if violations[0] > 0:
             return -math.inf
         score = float(scores[0])
-        if score > self.score:
-            self.score, self.path = score, path
-            self._stopped()
+        if score > self.last:
+            best = score > self.score
+            bisect.insort(self.ranked, (score, path), key=lambda entry: -entry[0])
+            del self.ranked[self.top :]
+            if best:
+                self._stopped()
         return score
 
     def _feasible(self, seconds: float) -> bool:
@@ -210,6 +259,10 @@ class _Descent:
 
         Without a depth penalty no score is negative: a box whose bound is has no design.
         """
+        limits = {key: limit for key, limit in dataclasses.asdict(self.spec.budget).items() if limit is not None}
+        if any(least(self.spec, key) > limit * (1 + _SLACK) for key, limit in limits.items()):
+            self.bound = -math.inf
+            return False
         spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
         level = _Level(self, spec)
 
@@ -276,12 +329,15 @@ class _Level:
         descent = self.descent
 
         def target() -> float:
-            return descent.score + gap * max(abs(descent.score), 1e-9)
+            least = descent.last if final else descent.score
+            # While there are fewer designs than asked for, no box is too poor.
+            return least if least == -math.inf else least + gap * max(abs(descent.score), 1e-9)
 
         def watch(state: State) -> bool:
             descent.nodes = state.nodes
             if final:
-                descent.bound = min(descent.bound, max(state.bound, descent.score))
+                descent.surround()
+                descent.bound = min(descent.bound, max(state.unjudged, descent.last))
             return descent._stopped()
 
         return branch_and_bound(

@@ -61,9 +61,13 @@ class Node:
 
 @dataclass(frozen=True)
 class State:
-    """How far branch and bound is: ``bound`` on the whole space, boxes examined, boxes left, seconds."""
+    """How far branch and bound is: boxes examined, boxes left, seconds.
+
+    ``bound`` holds for the whole space, ``unjudged`` for the designs that ``judge`` was not asked about.
+    """
 
     bound: float
+    unjudged: float
     nodes: int
     open: int
     seconds: float
@@ -236,6 +240,7 @@ class _Search:
         self.queue: list[tuple[float, int, _Open]] = []
         self.order = itertools.count()
         self.settled = -math.inf
+        self.judged = -math.inf
         self.nodes = 0
 
     def run(self, guide: Node | None) -> Tree:
@@ -253,8 +258,9 @@ class _Search:
         return Tree(root, self._state())
 
     def _state(self) -> State:
-        bound = max(self.settled, -self.queue[0][0] if self.queue else -math.inf)
-        return State(bound, self.nodes, len(self.queue), time.perf_counter() - self.began)
+        unjudged = max(self.settled, -self.queue[0][0] if self.queue else -math.inf)
+        bound = max(unjudged, self.judged)
+        return State(bound, unjudged, self.nodes, len(self.queue), time.perf_counter() - self.began)
 
     def _stopped(self) -> bool:
         state = self._state()
@@ -312,7 +318,7 @@ class _Search:
             return
         if found.kind == "point":
             node.kind, node.value = "point", self.judge(found.candidates[0])
-            self.settled = max(self.settled, node.value)
+            self.judged = max(self.judged, node.value)
             return
         assert found.bound is not None
         assert found.smaller is not None

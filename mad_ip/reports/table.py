@@ -14,9 +14,10 @@ from mad_ip import cost, entropy
 from mad_ip.blocks import Layer
 from mad_ip.catalogue import Catalogue, raw_options
 from mad_ip.design import Design
-from mad_ip.spec import Budget, Domain, Spec
+from mad_ip.frames import Time
+from mad_ip.spec import Budget, Spec
 
-__all__ = ["design_table", "quantity", "space_table"]
+__all__ = ["design_table", "quantity", "ranking_table", "space_table"]
 
 
 def quantity(value: float) -> str:
@@ -45,30 +46,69 @@ def design_table(design: Design, budget: Budget | None = None) -> RenderableType
     return Group(*parts)
 
 
+def ranking_table(designs: Sequence[Design], budget: Budget | None = None) -> RenderableType:
+    """The best design in full, and all in one table: score, share of the best, cost, channels and depths."""
+    table = Table(title=f"the {len(designs)} best designs, each proven in its rank within its gap", box=box.SIMPLE_HEAD)
+    for header in ("rank", "score", "of the best", "MACs", "params", "effectiveness", "channels", "depths", "gap"):
+        table.add_column(header, justify="right")
+    best = designs[0].metrics.score
+    for rank, design in enumerate(designs, start=1):
+        metrics, certificate = design.metrics, design.certificate
+        table.add_row(
+            str(rank),
+            f"{metrics.score:,.4f}",
+            f"{metrics.score / best:.4%}" if best > 0 else "-",
+            f"{metrics.macs:,}",
+            f"{metrics.params:,}",
+            f"{metrics.effectiveness:.6f}",
+            ",".join(str(stage.channels) for stage in design.stages),
+            ",".join(str(stage.depth) for stage in design.stages),
+            "-" if certificate is None else f"{certificate.gap:.1e}",
+        )
+    if any(design.certificate is None or design.certificate.status != "optimal" for design in designs):
+        table.title = f"the {len(designs)} best designs found, not proven in their ranks"
+    return Group(design_table(designs[0], budget), table)
+
+
 def _stages(design: Design) -> Table:
     table = Table(title=f"{design.name} ({design.convention})", box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("part")
-    for header in ("resolution", "channels", "inner", "kernel", "depth", "MACs", "params", "entropy"):
+    for header in _headers(design.frames is not None, "MACs", "params", "entropy"):
         table.add_column(header, justify="right")
     stem, *stages, tail, head = design.parts()
     levels = design.levels()
     total = entropy.entropy(levels, "paper")
-    shares = [level.gain * level.log_width / total if total else 0.0 for level in levels]
-    sizes = design.resolutions
+    shares = [f"{level.gain * level.log_width / total if total else 0.0:.1%}" for level in levels]
+    sizes, times = design.resolutions, design.times
 
-    def row(part: str, size: int, numbers: Sequence[object], layers: Sequence[Layer], share: float | None) -> None:
-        spent = f"{cost.macs(layers):,}", f"{cost.params(layers):,}"
-        table.add_row(part, str(size), *map(str, numbers), *spent, "" if share is None else f"{share:.1%}")
+    def row(part: str, output: list[str], numbers: Sequence[object], layers: Sequence[Layer], share: str) -> None:
+        table.add_row(part, *output, *map(str, numbers), f"{cost.macs(layers):,}", f"{cost.params(layers):,}", share)
 
-    row("stem", sizes[0], [design.stem.channels, "", design.stem.kernel, ""], stem, shares[0])
+    outputs = [_output(time.out_frames, size) for time, size in zip(times, sizes, strict=True)]
+    row("stem", outputs[0], [design.stem.channels, "", _kernel(times[0], design.stem.kernel), ""], stem, shares[0])
     for number, (stage, layers) in enumerate(zip(design.stages, stages, strict=True), start=1):
-        numbers = [stage.channels, stage.mid, stage.kernel, stage.depth]
-        row(f"{number} {stage.block}", sizes[number], numbers, layers, shares[number])
+        numbers = [stage.channels, stage.mid, _kernel(times[number], stage.kernel), stage.depth]
+        row(f"{number} {stage.block}", outputs[number], numbers, layers, shares[number])
     if tail:
-        row("tail", sizes[-1], [design.tail, "", 1, ""], tail, None)
+        row("tail", outputs[-1], [design.tail, "", _kernel(Time(times[-1].out_frames), 1), ""], tail, "")
     if head:
-        row("head", 1, [design.classes, "", "", ""], head, None)
+        row("head", _output(design.frames and 1, 1), [design.classes, "", "", ""], head, "")
     return table
+
+
+def _headers(temporal: bool, *last: str) -> tuple[str, ...]:
+    """The columns after the part's name, with the output frames where there are any."""
+    return (*(("frames",) if temporal else ()), "resolution", "channels", "inner", "kernel", "depth", *last)
+
+
+def _output(frames: int | None, size: int) -> list[str]:
+    """Output frames, where there are any, and resolution."""
+    return ([] if frames is None else [str(frames)]) + [str(size)]
+
+
+def _kernel(time: Time, kernel: int) -> str:
+    """``5`` for images, ``3x5x5`` for clips."""
+    return str(kernel) if time.frames is None else f"{time.kernel}x{kernel}x{kernel}"
 
 
 def _totals(design: Design, budget: Budget) -> Table:
@@ -90,16 +130,20 @@ def space_table(spec: Spec, catalogue: Catalogue) -> RenderableType:
     """The domains of a spec, the exact size of its space, and of its catalogue before and after dominance."""
     table = Table(title=f"{spec.name} ({spec.convention})", box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("part")
-    for header in ("resolution", "channels", "inner", "kernel", "depth", "options"):
+    for header in _headers(spec.input.frames is not None, "options"):
         table.add_column(header, justify="right")
-    sizes = spec.resolutions
+    sizes, times = spec.resolutions, spec.times
+    outputs = [_output(time.out_frames, size) for time, size in zip(times, sizes, strict=True)]
     counts = [f"{len(segment):,}" for segment in catalogue.segments]
-    table.add_row("stem", str(sizes[0]), _domain(spec.stem.channels), "", str(spec.stem.kernel), "", counts[0])
+    kernel = _kernel(times[0], spec.stem.kernel)
+    table.add_row("stem", *outputs[0], _domain(spec.stem.channels), "", kernel, "", counts[0])
     for number, stage in enumerate(spec.stages, start=1):
-        domains = [_domain(domain) for domain in (stage.channels, stage.mid, stage.kernel, stage.depth)]
-        table.add_row(f"{number} {stage.block}", str(sizes[number]), *domains, counts[number])
+        kernel = _domain([_kernel(times[number], k) for k in stage.kernel])
+        domains = [_domain(stage.channels), _domain(stage.mid), kernel, _domain(stage.depth)]
+        table.add_row(f"{number} {stage.block}", *outputs[number], *domains, counts[number])
     if spec.tail is not None:
-        table.add_row("tail", str(sizes[-1]), _domain(spec.tail.channels), "", "1", "", counts[-1])
+        kernel = _kernel(Time(times[-1].out_frames), 1)
+        table.add_row("tail", *outputs[-1], _domain(spec.tail.channels), "", kernel, "", counts[-1])
     limits = [f"{key} {quantity(limit)}" for key, limit in asdict(spec.budget).items() if limit is not None]
     return Group(
         table,
@@ -112,7 +156,7 @@ def space_table(spec: Spec, catalogue: Catalogue) -> RenderableType:
     )
 
 
-def _domain(values: Domain) -> str:
+def _domain(values: Sequence[object]) -> str:
     if len(values) <= 2:
         return ", ".join(map(str, values))
     return f"{values[0]}..{values[-1]} ({len(values)})"

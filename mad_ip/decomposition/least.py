@@ -1,0 +1,53 @@
+"""The least that architectures of a space too large for a catalogue take of every budget."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from mad_ip import catalogue, paths
+from mad_ip.lagrangian.box import whole
+from mad_ip.lagrangian.program import Program, Relaxation
+from mad_ip.spec import Budget, Spec
+
+__all__ = ["least"]
+
+
+def least(spec: Spec, budget: str) -> float:
+    """The smallest value of one of the spec's budgets over all architectures of its space (effectiveness: to 1e-9)."""
+    if budget == "effectiveness":
+        return paths.smallest_effectiveness(catalogue.build(_widest(spec)))
+    limit = getattr(spec.budget, budget)
+    alone = dataclasses.replace(spec, budget=Budget(**{budget: limit}), sha256="")
+    before, _ = _program(alone).prefixes(0.0, np.ones(1))
+    return float(round(-float(before[-1].max()) * limit))
+
+
+def _program(spec: Spec) -> Program:
+    box = whole(spec).tightened()
+    assert box is not None
+    return Program(Relaxation(spec), box, ranged=False)
+
+
+def _widest(spec: Spec) -> Spec:
+    """The spec with all its depths, but only the largest channels, inner width and kernel.
+
+    The rules on channels keep the larger of two paths, channel by channel, and larger numbers make wider layers: of the
+    architectures with the same depths, the one with the largest has the least effectiveness.
+    """
+    channels = [int(part.channels[-1]) for part in _program(spec).parts]
+    return dataclasses.replace(
+        spec,
+        sha256="",
+        stem=dataclasses.replace(spec.stem, channels=(channels[0],)),
+        stages=tuple(
+            dataclasses.replace(
+                stage,
+                channels=(c,),
+                mid=(max(m for m in stage.mid if spec.space.carries(m, c)),),
+                kernel=stage.kernel[-1:],
+            )
+            for stage, c in zip(spec.stages, channels[1:], strict=False)
+        ),
+    )
