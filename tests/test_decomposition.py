@@ -5,45 +5,86 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import oracle
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from strategies import specs
 
-from mad_ip.backends import Profile, load_backend
+from mad_ip import solve as solving
+from mad_ip.backends import Limits, Outcome, Problem, Profile, load_backend
+from mad_ip.backends.base import Watch
 from mad_ip.catalogue import raw_options
-from mad_ip.decomposition import Found, crude_bound, grids, optimise
+from mad_ip.decomposition import Found, crude_bound, grids, optimise, unreachable
+from mad_ip.decomposition.least import least
 from mad_ip.decomposition.workers import processes, serial
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
-from mad_ip.solve import InfeasibleError, solve
+from mad_ip.solve import InfeasibleError, rank, solve
 from mad_ip.spec import Spec
 
 MODELS = Path(__file__).parents[1] / "models"
+MONOLITHIC = Profile("highs", reduction=False)
+
+
+def in_this_process(profile: Profile, instance: Problem, limits: Limits, watch: Watch) -> Outcome:
+    """Instead of :func:`mad_ip.backends.solve_apart`, for many small solves."""
+    return load_backend(profile).solve(instance, limits, watch)
 
 
 @settings(
-    max_examples=100,
+    max_examples=200,
     derandomize=True,
     deadline=None,
     phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=list(HealthCheck),
 )
 @given(spec=specs(limit=2000))
-def test_the_optimum_is_the_enumerated_one(spec: Spec) -> None:
-    best = oracle.enumerate_best(spec)
+def test_the_optimum_is_the_enumerated_one_and_the_formulations(spec: Spec) -> None:
+    """The three best, against enumeration; the best, against HiGHS on the whole formulation."""
+    feasible = [architecture for architecture in oracle.architectures(spec) if oracle.fits(spec.budget, architecture)]
+    expected = sorted((architecture.score for architecture in feasible), reverse=True)
     with serial() as workers:
         found = optimise(spec, workers, gap=1e-9)
-    if best is None:
-        assert found.paths == ()
-        assert found.bound == -math.inf
+        ranked = optimise(spec, workers, gap=1e-9, top=3)
+    if not feasible:
+        assert (found.paths, ranked.paths) == ((), ())
+        assert found.bound == ranked.bound == -math.inf
+        with pytest.raises(InfeasibleError), patch.object(solving, "solve_apart", in_this_process):
+            solve(spec, profile=MONOLITHIC)
         return
-    assert found.paths != ()
-    magnitude = best.entropy + best.penalty
-    assert found.score == pytest.approx(best.score, rel=1e-9, abs=1e-9)
-    assert -1e-9 * magnitude <= found.bound - best.score <= 1e-9 * abs(best.score) + 1e-9 * (1 + magnitude)
-    assert crude_bound(spec) >= best.entropy
+    largest = max(architecture.entropy + architecture.penalty for architecture in feasible)
+    slack = 1e-9 * abs(expected[0]) + 1e-9 * (1 + largest)
+    assert found.score == pytest.approx(expected[0], rel=1e-9, abs=1e-9)
+    assert -1e-9 * (1 + largest) <= found.bound - expected[0] <= slack
+    assert crude_bound(spec) >= max(feasible, key=lambda architecture: architecture.score).entropy
+    scores = [Design.chosen(spec, path).metrics.score for path in ranked.paths]
+    assert scores == pytest.approx(expected[:3], rel=1e-9, abs=slack)
+    assert len(set(ranked.paths)) == len(ranked.paths)
+    if len(feasible) >= 3:
+        assert -1e-9 * (1 + largest) <= ranked.bound - expected[2] <= slack
+    else:
+        assert ranked.bound == -math.inf
+    with patch.object(solving, "solve_apart", in_this_process):
+        assert solve(spec, profile=MONOLITHIC).metrics.score == pytest.approx(found.score, rel=1e-9, abs=1e-9)
+
+
+@settings(
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(spec=specs(limit=2000))
+def test_the_least_of_every_budget_is_the_enumerated_one(spec: Spec) -> None:
+    minima = oracle.minima(spec)
+    limits = {key: value for key, value in dataclasses.asdict(spec.budget).items() if value is not None}
+    for key in limits:
+        assert least(spec, key) == pytest.approx(getattr(minima, key), rel=0 if key != "effectiveness" else 2e-9)
+    budgets = [architecture for architecture in oracle.architectures(spec) if oracle.fits(spec.budget, architecture)]
+    assert unreachable(spec, 60) == (not budgets)
 
 
 def test_solve_gives_a_certified_design_and_names_a_conflict() -> None:
@@ -58,6 +99,24 @@ def test_solve_gives_a_certified_design_and_names_a_conflict() -> None:
     poor = dataclasses.replace(spec, budget=dataclasses.replace(spec.budget, macs=1e5), sha256="")
     with pytest.raises(InfeasibleError, match=r"budget\.macs"):
         solve(poor, profile=Profile("decomposition"))
+
+
+def test_designs_are_ranked_with_a_certificate_each() -> None:
+    """Eight of the toy's, all within a gap of zero; a profile of another solver cannot rank."""
+    spec = Spec.load(MODELS / "toy" / "spec.toml")
+    designs = rank(spec, 8)
+    scores = [architecture.score for architecture in oracle.architectures(spec)]
+    fitting = sorted((a.score for a in oracle.architectures(spec) if oracle.fits(spec.budget, a)), reverse=True)
+    assert len(scores) > len(fitting) > 8
+    for design, score in zip(designs, fitting, strict=False):
+        assert violations(spec, design) == []
+        assert design.metrics.score == pytest.approx(score, rel=1e-12)
+        assert design.certificate is not None
+        assert design.certificate.status == "optimal"
+        assert design.certificate.bound == pytest.approx(score, rel=1e-9)
+    assert len(designs) == 8
+    with pytest.raises(InputError, match="--top: only the decomposition"):
+        rank(spec, 2, profile=Profile("highs"))
 
 
 def test_processes_find_what_one_process_finds() -> None:
