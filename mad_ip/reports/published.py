@@ -41,7 +41,16 @@ class Comparison:
     beta: float
 
 
-def compare(name: str, convention: str, beta: float, *, time_limit: float = math.inf, seed: int = 0) -> Comparison:
+def compare(
+    name: str,
+    convention: str,
+    beta: float,
+    *,
+    time_limit: float = math.inf,
+    gap: float = 1e-6,
+    threads: int = 1,
+    seed: int = 0,
+) -> Comparison:
     """Solve at exactly what the published network ``name`` costs under ``convention``, with depth penalty ``beta``."""
     published = dataclasses.replace(Design.load(_find(f"published/{name}.json")), convention=convention)
     theirs = published.measure(beta)
@@ -53,7 +62,8 @@ def compare(name: str, convention: str, beta: float, *, time_limit: float = math
         objective=Objective(beta),
         sha256="",
     )
-    return Comparison(published, theirs, solve(spec, time_limit=time_limit, seed=seed), beta)
+    ours = solve(spec, time_limit=time_limit, gap=gap, threads=threads, seed=seed)
+    return Comparison(published, theirs, ours, beta)
 
 
 def published_table(comparisons: Iterable[Comparison]) -> str:
@@ -134,8 +144,10 @@ def insert(text: str, name: str, table: str, source: str = "text") -> str:
 def main() -> None:
     """Write both tables into models/README.md; the first needs every design.json of the zoo, the second solves."""
     parser = argparse.ArgumentParser(prog="python -m mad_ip.reports.published", description=main.__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="time limit of one comparison (default 60)")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--seconds", type=float, default=600.0, help="time limit of one comparison (default 600)")
+    parser.add_argument("--gap", type=float, default=1e-4, help="relative gap of one comparison (default 1e-4)")
+    parser.add_argument("--threads", type=int, default=2, help="processes for one comparison (default 2)")
+    arguments = parser.parse_args()
     console = Console()
     readme = _find("README.md")
     specs = [Spec.load(path) for path in sorted(readme.parent.glob("*/spec.toml"))]
@@ -144,7 +156,14 @@ def main() -> None:
     comparisons = []
     for name in NETWORKS:
         for convention, beta in SETTINGS:
-            comparison = compare(name, convention, beta, time_limit=seconds)
+            comparison = compare(
+                name,
+                convention,
+                beta,
+                time_limit=arguments.seconds,
+                gap=arguments.gap,
+                threads=arguments.threads,
+            )
             comparisons.append(comparison)
             console.print(
                 f"{name}, {convention}, beta {beta:g}: published {comparison.theirs.score:,.2f}, "
