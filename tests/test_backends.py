@@ -106,7 +106,7 @@ def toy() -> Catalogue:
 
 def large() -> Catalogue:
     """More paths than can be enumerated in minutes."""
-    return catalogues.build(Spec.load(MODELS / "resnet-basic" / "spec.toml"))
+    return catalogues.build(Spec.load(MODELS / "coarse" / "resnet-basic.toml"))
 
 
 def instance_of(name: str) -> Any:

@@ -16,7 +16,7 @@ from mad_ip.design import Design, violations
 from mad_ip.spec import Spec
 
 MODELS = Path(__file__).parent.parent / "models"
-R18 = MODELS / "deepmad-r18" / "spec.toml"
+R18 = MODELS / "coarse" / "deepmad-r18.toml"
 TOY = MODELS / "toy" / "spec.toml"
 MAD_IP = [sys.executable, "-c", "from mad_ip.cli import main; main()"]
 

@@ -41,7 +41,7 @@ from mad_ip.spec import Spec
 
 MODELS = Path(__file__).parent.parent / "models"
 TOY = MODELS / "toy" / "spec.toml"
-R18 = MODELS / "deepmad-r18" / "spec.toml"
+R18 = MODELS / "coarse" / "deepmad-r18.toml"
 PYTHON = sys.executable
 MAD_IP = [PYTHON, "-c", "from mad_ip.cli import main; main()"]
 INF = math.inf

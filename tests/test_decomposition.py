@@ -16,11 +16,12 @@ from mad_ip import solve as solving
 from mad_ip.backends import Limits, Outcome, Problem, Profile, load_backend
 from mad_ip.backends.base import Watch
 from mad_ip.catalogue import raw_options
-from mad_ip.decomposition import Found, crude_bound, grids, optimise, unreachable
+from mad_ip.decomposition import Found, crude_bound, optimise, unreachable
 from mad_ip.decomposition.least import least
 from mad_ip.decomposition.workers import processes, serial
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
+from mad_ip.lagrangian.grids import grids
 from mad_ip.solve import InfeasibleError, rank, solve
 from mad_ip.spec import Spec
 
@@ -120,7 +121,7 @@ def test_designs_are_ranked_with_a_certificate_each() -> None:
 
 
 def test_processes_find_what_one_process_finds() -> None:
-    spec = Spec.load(MODELS / "deepmad-29m" / "spec.toml")
+    spec = Spec.load(MODELS / "coarse" / "deepmad-29m.toml")
     with serial() as workers:
         alone = optimise(spec, workers, gap=1e-4)
     with processes(2) as workers:
@@ -129,7 +130,7 @@ def test_processes_find_what_one_process_finds() -> None:
 
 
 def test_stopping_keeps_what_is_known() -> None:
-    spec = Spec.load(MODELS / "deepmad-r18" / "spec.toml")
+    spec = Spec.load(MODELS / "mobile" / "spec.toml")
     seen: list[Found] = []
 
     def watch(found: Found) -> bool:
@@ -139,13 +140,13 @@ def test_stopping_keeps_what_is_known() -> None:
     with serial() as workers:
         found = optimise(spec, workers, gap=1e-9, watch=watch)
     assert found.paths != ()
-    optimum = Design.load(MODELS / "deepmad-r18" / "design.json").metrics.score
+    optimum = Design.load(MODELS / "mobile" / "design.json").metrics.score
     assert found.score <= optimum * (1 + 1e-12)
     assert found.bound >= optimum
 
 
 def test_grids_grow_to_the_spec() -> None:
-    spec = Spec.load(MODELS / "deepmad-r18" / "spec.toml")
+    spec = Spec.load(MODELS / "coarse" / "deepmad-r18.toml")
     widths = tuple(range(8, 513, 8))
     stages = tuple(dataclasses.replace(stage, channels=widths, mid=widths[:30]) for stage in spec.stages)
     fine = dataclasses.replace(spec, stages=stages, sha256="")
@@ -162,7 +163,7 @@ def test_grids_grow_to_the_spec() -> None:
 
 def test_a_grid_too_fine_to_list_is_decomposed() -> None:
     """Six million options; the bound of every design is proven to 0.1 %."""
-    spec = Spec.load(MODELS / "deepmad-29m" / "spec.toml")
+    spec = Spec.load(MODELS / "coarse" / "deepmad-29m.toml")
     stages = tuple(
         dataclasses.replace(
             stage, channels=tuple(range(8, 321, 8)), mid=tuple(range(8, 961, 8)), depth=tuple(range(1, 17))

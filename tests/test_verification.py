@@ -424,16 +424,16 @@ def test_a_failed_audit_ends_it(spec: Spec, design: Design) -> None:
 
 
 @pytest.fixture(scope="module")
-def r18() -> tuple[Spec, Design]:
-    folder = Path(__file__).parent.parent / "models" / "deepmad-r18"
+def mobile() -> tuple[Spec, Design]:
+    folder = Path(__file__).parent.parent / "models" / "mobile"
     return Spec.load(folder / "spec.toml"), Design.load(folder / "design.json")
 
 
 @pytest.mark.parametrize("method", ["exhaustion", "bound", "attack"])
 def test_it_stops_when_asked_and_when_time_is_up(
-    spec: Spec, design: Design, r18: tuple[Spec, Design], method: str
+    spec: Spec, design: Design, mobile: tuple[Spec, Design], method: str
 ) -> None:
-    problem = r18 if method == "bound" else (spec, design)
+    problem = mobile if method == "bound" else (spec, design)
     reports: list[Report] = []
 
     def watch(report: Report) -> bool:

@@ -11,8 +11,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,22 +19,16 @@ import numpy as np
 from mad_ip import search
 from mad_ip.decomposition.least import least
 from mad_ip.decomposition.workers import Workers, relaxation, serial
-from mad_ip.errors import InputError
 from mad_ip.lagrangian.box import whole
+from mad_ip.lagrangian.grids import grids
 from mad_ip.lagrangian.program import Choice, Program
 from mad_ip.lagrangian.tables import Integers
 from mad_ip.lagrangian.tree import Node, State, Tree, branch_and_bound
-from mad_ip.spec import Domain, Objective, Spec
+from mad_ip.spec import Objective, Spec
 
-__all__ = ["Found", "Path", "crude_bound", "grids", "optimise", "unreachable"]
+__all__ = ["Found", "Path", "crude_bound", "optimise", "unreachable"]
 
 Path = tuple[Choice, ...]
-
-_FIRST = 8
-"""Values of a width in the coarsest grid."""
-
-_FINER = 2.5
-"""How many times more the next grid has."""
 
 _COARSE_GAPS = (1e-3, 3e-4)
 """Relative gaps to which the coarsest grids are solved; the last serves all others but the finest."""
@@ -94,40 +87,6 @@ def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda
         # Any design will do.
         found = optimise(free, workers, gap=math.inf, seconds=seconds, watch=lambda _: stopped())
     return not found.paths and found.bound == -math.inf
-
-
-def grids(spec: Spec) -> Iterator[Spec]:
-    """The spec with thinned widths, coarse to fine; the last is the spec itself."""
-    widths = [spec.stem.channels, *(stage.channels for stage in spec.stages), *(stage.mid for stage in spec.stages)]
-    size = float(_FIRST)
-    while size < max(len(values) for values in widths):
-        # So few widths may leave no path that keeps the rules of the space.
-        with suppress(InputError):
-            yield _thinned(spec, int(size))
-        size *= _FINER
-    yield spec
-
-
-def _thinned(spec: Spec, size: int) -> Spec:
-    return dataclasses.replace(
-        spec,
-        sha256="",
-        stem=dataclasses.replace(spec.stem, channels=_spread(spec.stem.channels, size)),
-        stages=tuple(
-            dataclasses.replace(stage, channels=_spread(stage.channels, size), mid=_spread(stage.mid, size))
-            for stage in spec.stages
-        ),
-        tail=None if spec.tail is None else dataclasses.replace(spec.tail, channels=_spread(spec.tail.channels, size)),
-    )
-
-
-def _spread(values: Domain, size: int) -> Domain:
-    """At most ``size`` of the values, both ends among them, in about equal ratios."""
-    if len(values) <= size:
-        return values
-    logs = np.log(values)
-    wanted = np.linspace(logs[0], logs[-1], size)
-    return tuple(sorted({values[int(np.abs(logs - at).argmin())] for at in wanted}))
 
 
 def crude_bound(spec: Spec) -> float:

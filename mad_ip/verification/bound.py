@@ -1,13 +1,16 @@
 """An upper bound on every feasible score, by the Lagrangian program alone, and a certificate that can be replayed.
 
 Neither a MILP solver nor a catalogue has a part in it: :mod:`mad_ip.lagrangian` prices the budgets and solves what
-remains over the grids of the spec by dynamic programming, and branches until no box can pass the asked gap.
+remains over the grids of the spec by dynamic programming, and branches until no box can pass the asked gap. Of fine
+grids, coarse parts are branched first: where they split, and with which multipliers, is tried first on the whole.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +21,7 @@ from mad_ip.design import Design, relative_gap, violations
 from mad_ip.errors import InputError
 from mad_ip.files import finite
 from mad_ip.lagrangian.box import AXES, Box, whole
+from mad_ip.lagrangian.grids import grids
 from mad_ip.lagrangian.program import Bound, Choice, Program, Relaxation
 from mad_ip.lagrangian.tree import Node, State, branch_and_bound
 from mad_ip.spec import Spec
@@ -95,14 +99,31 @@ def bound(
     def state(now: State) -> Bounded:
         return Bounded(max(now.bound, score), score, now.nodes, now.open, now.seconds, better)
 
+    def left() -> float:
+        return seconds - (time.perf_counter() - began)
+
+    began = time.perf_counter()
+    *coarse, finest = grids(spec)
+    guide: Node | None = None
+    for grid in coarse:
+
+        def look(now: State) -> bool:
+            # What is known of a part says nothing of the whole.
+            return watch is not None and watch(dataclasses.replace(state(now), upper=math.inf))
+
+        if left() > 0:
+            guide = branch_and_bound(
+                Relaxation(grid), lambda: target, judge, guide=guide, seconds=left(), watch=look
+            ).root
     tree = branch_and_bound(
-        Relaxation(spec),
+        Relaxation(finest),
         lambda: target,
         judge,
-        seconds=seconds,
+        guide=guide,
+        seconds=left(),
         watch=lambda now: watch is not None and watch(state(now)),
     )
-    last = state(tree.state)
+    last = dataclasses.replace(state(tree.state), seconds=time.perf_counter() - began)
     certificate = {
         "format": FORMAT,
         "spec_sha256": spec.sha256,

@@ -234,8 +234,10 @@ class _Run:
 
     def _bound(self) -> None:
         def follow(state: Bounded) -> bool:
-            gap = relative_gap(self.metrics.score, state.upper)
-            report = Report("bound", self._seconds(), upper=state.upper, gap=gap, nodes=state.nodes)
+            report = Report("coarse grid", self._seconds(), nodes=state.nodes)
+            if state.upper < math.inf:
+                gap = relative_gap(self.metrics.score, state.upper)
+                report = Report("bound", self._seconds(), upper=state.upper, gap=gap, nodes=state.nodes)
             # A better design refutes this one; how good the best is then does not matter.
             return self._report(report) or state.better is not None
 
@@ -267,7 +269,7 @@ class _Run:
         if not upper >= score - score_slack(self.metrics):
             self.failures.append(f"bound {upper!r}: no feasible design scores more, yet the design scores {score!r}")
             return
-        self.bound, self.left = max(upper, score), relative_gap(self.metrics.score, upper)
+        self.bound, self.left = float(max(upper, score)), float(relative_gap(self.metrics.score, upper))
         self.proven = self.left <= self.gap
         if not self.proven and (self.stopped or self._seconds() > self.limit):
             raise _Stopped
