@@ -24,6 +24,7 @@ from rich.table import Table
 from mad_ip.catalogue import raw_options
 from mad_ip.errors import InternalError
 from mad_ip.files import resource, write_atomically
+from mad_ip.reports.published import insert, markdown
 from mad_ip.spec import Domain, Spec
 
 __all__ = ["BOTTLENECK", "CATALOGUE", "INVERTED", "Measured", "main"]
@@ -100,6 +101,8 @@ print(f"{verdict}: {found.architectures:,} architectures, {rate:,.1f} million a 
 
 _SOLVE = "from mad_ip.cli import main; main()"
 
+_HEADER = ("benchmark", "seconds", "peak MB", "result")
+
 _COARSE = ("deepmad-r18", "deepmad-r50", "deepmad-29m")
 """Specs under models/coarse/, on which HiGHS and the decomposition are compared."""
 
@@ -128,8 +131,8 @@ class Measured:
 
 
 def main() -> None:
-    """Run the benchmarks one after another, print a table, and write docs/cost.svg."""
-    table = Table("benchmark", "seconds", "peak MB", "result")
+    """Run the benchmarks one after another; print their table, and write it and its plot to docs/."""
+    table = Table(*_HEADER)
     table.add_row("catalogue", *_measured([CATALOGUE]).cells)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -139,6 +142,12 @@ def main() -> None:
         points = _curve(table, folder)
     Console().print(table)
     write_atomically("docs/cost.svg", _plot(points))
+    document = Path("docs/decomposition.md")
+    columns = [list(column.cells) for column in table.columns]
+    text = insert(
+        document.read_text(encoding="utf-8"), "bench", markdown(_HEADER, zip(*columns, strict=True)), str(document)
+    )
+    write_atomically(document, text.encode())
 
 
 def _proofs(table: Table, folder: Path) -> None:

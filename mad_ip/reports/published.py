@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from mad_ip.files import read_bytes, resource, write_atomically
 from mad_ip.solve import solve
 from mad_ip.spec import Budget, Objective, Spec
 
-__all__ = ["NETWORKS", "SETTINGS", "Comparison", "compare", "insert", "published_table", "zoo_table"]
+__all__ = ["NETWORKS", "SETTINGS", "Comparison", "compare", "insert", "markdown", "published_table", "zoo_table"]
 
 NETWORKS = ("deepmad-r18", "deepmad-r34", "deepmad-r50")
 """Published networks that are compared; models/<name>/spec.toml gives the grid."""
@@ -86,7 +87,7 @@ def published_table(comparisons: Iterable[Comparison]) -> str:
         )
     worth = ["entropy", "penalty", "score", "depths"]
     header = ["network", "convention, beta", *(f"published {key}" for key in worth), *(f"our {key}" for key in worth)]
-    return _markdown([*header, "gap", "seconds"], rows)
+    return markdown([*header, "gap", "seconds"], rows)
 
 
 def zoo_table(models: Iterable[tuple[Spec, Design]]) -> str:
@@ -113,7 +114,7 @@ def zoo_table(models: Iterable[tuple[Spec, Design]]) -> str:
                 f"{certificate.seconds:.0f}",
             ]
         )
-    return _markdown(
+    return markdown(
         [
             "model",
             "MACs",
@@ -203,8 +204,9 @@ def _limit(value: float | None, unit: float = 1.0, suffix: str = "") -> str:
     return "-" if value is None else f"{value / unit:g}{suffix}"
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown, the first column left, the others right."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *(map(str, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
