@@ -23,7 +23,9 @@ import numpy as np
 import oracle
 import pytest
 
+from mad_ip import decomposition
 from mad_ip.decomposition.workers import Workers, cluster, processes, relaxation, serial
+from mad_ip.design import Design
 from mad_ip.errors import InputError, MadIpError
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.tree import Node, Task, Tree, branch_and_bound
@@ -180,6 +182,28 @@ def test_a_killed_worker_of_a_cluster_costs_its_tasks_only(scheduler: Any, middl
         client.wait_for_workers(2)
         assert killed == pids[:1]
         assert pids[0] not in client.run(os.getpid).values()
+
+
+def test_a_solve_on_a_cluster_that_loses_a_worker_ends_at_the_same_optimum(scheduler: Any) -> None:
+    spec = Spec.load(ZOO / "coarse" / "deepmad-29m.toml")
+    with serial() as workers:
+        alone = decomposition.optimise(spec, workers, gap=1e-4)
+    killed: list[int] = []
+    with cluster(scheduler.scheduler_address) as workers, distributed.Client(scheduler, set_as_default=False) as client:
+        client.wait_for_workers(2)
+        pids = list(client.run(os.getpid).values())
+        found = decomposition.optimise(spec, killing(workers, pids, killed), gap=1e-4)
+        assert found == alone
+        client.wait_for_workers(2)
+    assert killed == pids[:1]
+
+
+def test_solve_takes_the_address_of_a_cluster(scheduler: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from mad_ip.cli import main; main()", "solve", str(ZOO / "toy" / "spec.toml")]
+    options = ["--cluster", scheduler.scheduler_address, "--out", str(tmp_path / "design.json"), "--quiet"]
+    subprocess.run([*command, *options], check=True, timeout=120, stdout=subprocess.DEVNULL)
+    stored = Design.load(ZOO / "toy" / "design.json")
+    assert Design.load(tmp_path / "design.json").metrics == stored.metrics
 
 
 class Lethal:
