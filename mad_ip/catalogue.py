@@ -348,7 +348,8 @@ def _check_range(spec: Spec) -> None:
     frames = spec.times[-1].out_frames or 1
     total += c_in * width * spec.resolutions[-1] ** 2 * frames + width * (spec.input.classes + 1)
     if total >= 2**62:
+        clip = "" if spec.input.frames is None else ", input.frames"
         raise InputError(
-            f"{spec.source}: input.resolution, stage.channels and stage.mid: the largest network would take {total} "
-            f"MACs; at most 2**62 are allowed"
+            f"{spec.source}: input.resolution{clip}, stage.channels and stage.mid: the largest network would take "
+            f"{total} MACs; at most 2**62 are allowed"
         )

@@ -40,7 +40,7 @@ _METRIC_TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class StemChoice:
-    """The stem as decided."""
+    """The stem as decided. A stem of images has the temporal kernel and stride 1, and its design.json neither."""
 
     kernel: int
     stride: int
@@ -52,7 +52,10 @@ class StemChoice:
 
 @dataclass(frozen=True)
 class StageChoice:
-    """One stage as decided: ``depth`` blocks of ``block``, ``mid`` inner width."""
+    """One stage as decided: ``depth`` blocks of ``block``, ``mid`` inner width.
+
+    ``temporal_kernel`` and ``temporal_stride`` are the spec's, 1 for images.
+    """
 
     block: str
     stride: int
@@ -131,7 +134,8 @@ VERDICTS = ("proven", "audited")
 class Design:
     """One architecture. ``tail`` is the tail's channels, ``None`` without a tail; ``classes = 0`` has no head.
 
-    ``frames`` is the length of the clips that it takes, ``None`` for one that takes images.
+    ``frames`` is the length of the clips that it takes, ``None`` for one that takes images. Only a design of clips has
+    ``input.frames``, ``temporal_kernel`` and ``temporal_stride`` in its design.json (docs/video.md).
     """
 
     name: str

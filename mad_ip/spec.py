@@ -42,7 +42,7 @@ Domain = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Input:
-    """Square input image, or a clip of ``frames`` of them; ``classes = 0`` builds no head."""
+    """Square input image, or a clip of ``frames`` of them (``None``: an image); ``classes = 0`` builds no head."""
 
     resolution: int
     channels: int = 3
@@ -96,7 +96,10 @@ class Space:
 
 @dataclass(frozen=True)
 class Stem:
-    """``kernel x kernel`` convolution with ``stride``, BN and activation."""
+    """``kernel x kernel`` convolution with ``stride``, BN and activation.
+
+    Of clips the kernel has ``temporal_kernel`` (1 or 3) frames, the stride ``temporal_stride`` (1 or 2).
+    """
 
     kernel: int
     stride: int
@@ -108,7 +111,10 @@ class Stem:
 
 @dataclass(frozen=True)
 class Stage:
-    """Residual blocks of one family; the first has ``stride`` and ``temporal_stride``; domains of c, m, k and L."""
+    """Residual blocks of one family; the first has ``stride`` and ``temporal_stride``; domains of c, m, k and L.
+
+    Of clips every ``k x k`` convolution has ``temporal_kernel`` (1 or 3) frames; both are given, not decided.
+    """
 
     block: str
     stride: int
@@ -130,7 +136,10 @@ class Tail:
 
 @dataclass(frozen=True)
 class Spec:
-    """A design problem. ``sha256`` identifies the file it came from (of :meth:`to_toml` when there is none)."""
+    """A design problem, of images or, where ``input.frames`` is given, of clips (docs/video.md).
+
+    ``sha256`` identifies the file it came from (of :meth:`to_toml` when there is none).
+    """
 
     name: str
     input: Input

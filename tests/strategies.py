@@ -161,13 +161,17 @@ def spec_tables(draw: st.DrawFn, limit: int = LIMIT) -> dict[str, Any]:
 
 @st.composite
 def clip_tables(draw: st.DrawFn, limit: int = LIMIT) -> dict[str, Any]:
-    """A table of :func:`spec_tables` for clips: temporal kernels no longer than them, strides at odd lengths too."""
+    """A table of :func:`spec_tables` for clips: temporal kernels no longer than them, strides at odd lengths too.
+
+    The time axis comes from a plain generator, for the reason that :func:`budgets` gives.
+    """
     table = draw(spec_tables(limit))
-    frames = table["input"]["frames"] = draw(st.sampled_from([1, 2, 4, 5, 7, 8, 13, 16]))
+    random = Random(f"{draw(st.integers(0, 1000))} {table}")
+    frames = table["input"]["frames"] = random.choice([1, 2, 4, 5, 7, 8, 13, 16])
     for level in [table["stem"], *table["stage"]]:
-        stride = draw(st.sampled_from([None, 1, 2]))
+        stride = random.choice([None, 1, 2, 2])
         frames = math.ceil(frames / (stride or 1))
-        kernel = draw(st.sampled_from([None, 1, 3, 3] if frames >= 3 else [None, 1]))
+        kernel = random.choice([None, 1, 3, 3] if frames >= 3 else [None, 1])
         level |= {
             key: value for key, value in (("temporal_kernel", kernel), ("temporal_stride", stride)) if value is not None
         }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import itertools
 import math
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ import oracle
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from rich.console import Console, RenderableType
 from strategies import architecture_and_spec, specs
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -23,7 +27,7 @@ from mad_ip import blocks, cost, search, solve
 from mad_ip.backends import Limits, Outcome, Problem, Profile, load_backend
 from mad_ip.backends.base import Watch
 from mad_ip.blocks import FAMILIES
-from mad_ip.catalogue import Catalogue
+from mad_ip.catalogue import Catalogue, build
 from mad_ip.decomposition import optimise
 from mad_ip.decomposition.workers import serial
 from mad_ip.design import Design, StageChoice, StemChoice, violations
@@ -32,6 +36,7 @@ from mad_ip.frames import Time
 from mad_ip.lagrangian.tables import tables
 from mad_ip.networks import Network, measure
 from mad_ip.networks.modules import Residual
+from mad_ip.reports.table import design_table, space_table
 from mad_ip.spec import Budget, Spec, Stage, Stem
 from mad_ip.verification import exhaust, verify
 from mad_ip.verification.attack import evaluate
@@ -95,14 +100,14 @@ def test_every_road_leads_to_the_enumerated_optimum(spec: Spec) -> None:
     assert exhausted.architectures == oracle.count(spec), story
     if expected is None:
         assert set(designs.values()) == {None}, story
-        assert found.path is None, story
+        assert found.paths == (), story
         assert exhausted.design is None, story
         return
     magnitude = expected.entropy + expected.penalty
     for name, design in designs.items():
         assert design is not None, f"{name}{story}"
         assert design.metrics.score == pytest.approx(expected.score, rel=1e-9, abs=1e-9 * magnitude), f"{name}{story}"
-    assert found.path is not None, story
+    assert found.paths != (), story
     assert found.bound >= expected.score - 1e-9 * magnitude, story
     assert found.score == pytest.approx(expected.score, rel=1e-9, abs=1e-9 * magnitude), story
     assert exhausted.score == pytest.approx(expected.score, rel=1e-9, abs=1e-9 * magnitude), story
@@ -125,6 +130,7 @@ def genes(structure: oracle.Structure) -> list[int]:
 @settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=SLOW)
 @given(spec=specs(limit=500, clips=True))
 def test_both_searches_evaluate_as_the_oracle_says(spec: Spec) -> None:
+    """Scores, what fits, and by how much every architecture exceeds budgets that none keeps."""
     everything = oracle.architectures(spec)
     values = list(np.array([genes(architecture.structure) for architecture in everything]).T)
     fits = [oracle.fits(spec.budget, architecture) for architecture in everything]
@@ -136,6 +142,12 @@ def test_both_searches_evaluate_as_the_oracle_says(spec: Spec) -> None:
     for score, violation in (evaluate(spec, values), population.evaluate(rows.T)):
         assert score == pytest.approx(expected, rel=1e-9, abs=1e-9)
         assert list(violation == 0) == fits
+    for key in ("macs", "params", "layers"):
+        costs = [getattr(architecture, key) for architecture in everything]
+        broken = dataclasses.replace(spec, budget=Budget(**{key: min(costs) / 2}), sha256="")
+        excess = [2 * cost / min(costs) - 1 for cost in costs]
+        for _, violation in (evaluate(broken, values), search.Population(broken).evaluate(rows.T)):
+            assert violation == pytest.approx(excess, rel=1e-12)
 
 
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=SLOW)
@@ -483,6 +495,40 @@ def test_a_bad_key_is_named(where: str, key: str, value: Any, frames: int | None
         Spec.from_table(content)
 
 
+@pytest.mark.parametrize(
+    ("where", "change", "refused"),
+    [
+        ("stem", {}, False),
+        ("stage", {"depth": [1, 2]}, True),
+        ("stage", {"depth": [1]}, False),
+        ("stage", {"depth": [1], "block": "bottleneck"}, False),
+        ("stage", {"depth": [1], "block": "basic"}, True),
+    ],
+)
+def test_a_kernel_that_reads_what_is_left_after_a_stride_may_not_be_longer(
+    where: str, change: dict[str, Any], refused: bool
+) -> None:
+    """Of four frames a stride leaves two: only a sole strided convolution reads all four."""
+    content = table(frames=4)
+    level = content["stem"] if where == "stem" else content["stage"][0]
+    level |= {"temporal_kernel": 3, "temporal_stride": 2, **change}
+    if not refused:
+        assert Spec.from_table(content).times[0 if where == "stem" else 1] == Time(4, 3, 2)
+        return
+    with pytest.raises(
+        InputError, match=r"stage\[1\]\.temporal_kernel = 3: longer than its clip of 2 frames; must be 1"
+    ):
+        Spec.from_table(content)
+
+
+def test_a_clip_too_long_for_64_bits_is_named() -> None:
+    spec = Spec.from_table(table(frames=10**17))
+    with pytest.raises(InputError, match=r"^spec: input\.resolution, input\.frames, stage\.channels and .* MACs"):
+        build(spec)
+    with pytest.raises(InputError, match="pass 64-bit integers"):
+        exhaust(spec)
+
+
 def test_a_spec_of_images_has_no_temporal_kernel() -> None:
     spec = Spec.from_table(table())
     assert (spec.stem.temporal_kernel, spec.stages[0].temporal_stride, spec.input.frames) == (1, 1, None)
@@ -556,6 +602,37 @@ def test_a_design_of_another_time_axis_is_no_design_of_the_spec(change: dict[str
     )
     other = dataclasses.replace(other, metrics=other.measure(spec.objective.depth_penalty))
     assert message in violations(spec, other)
+
+
+# What is shown --------------------------------------------------------------------------------------------------------
+
+
+def shown(renderable: RenderableType) -> list[list[str]]:
+    """The rows of the first table, cell by cell; two or more spaces part the cells that are not empty."""
+    console = Console(width=140, file=io.StringIO(), record=True)
+    console.print(renderable)
+    title, _, header, _, *rows = (re.split(r" {2,}", line.strip()) for line in console.export_text().splitlines())
+    assert len(title) == 1
+    return [header, *itertools.takewhile(lambda row: row != [""], rows)]
+
+
+def test_tables_show_frames_and_temporal_kernels_of_clips_alone() -> None:
+    header, *rows = shown(design_table(ODD))
+    assert header[:5] == ["part", "frames", "resolution", "channels", "inner"]
+    assert [row[1] for row in rows] == ["7", "7", "4", "4", "2", "1", "1", "1"]
+    assert rows[0][:5] == ["stem", "7", "24", "6", "3x3x3"]
+    assert rows[1][:6] == ["1 basic", "7", "12", "8", "12", "3x3x3"]
+    assert rows[5][:6] == ["5 basic", "1", "2", "8", "12", "1x1x1"]
+    assert rows[6][:5] == ["tail", "1", "2", "20", "1x1x1"]
+    assert "frames" not in shown(design_table(FLAT))[0]
+    content = table(frames=13)
+    content["stage"][0] |= {"kernel": [3, 5], "temporal_kernel": 3, "temporal_stride": 2}
+    spec = Spec.from_table({**content, "tail": {"channels": [20]}})
+    header, *rows = shown(space_table(spec, build(spec)))
+    assert header[:3] == ["part", "frames", "resolution"]
+    assert rows[0][:5] == ["stem", "13", "16", "8", "1x3x3"]
+    assert rows[1][:6] == ["1 inverted", "7", "8", "16", "32", "3x3x3, 3x5x5"]
+    assert rows[2][:5] == ["tail", "7", "8", "20", "1x1x1"]
 
 
 # The example ----------------------------------------------------------------------------------------------------------

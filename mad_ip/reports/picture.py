@@ -1,4 +1,4 @@
-"""The README's picture, the table of the zoo's deepmad-r18 as SVG: ``python -m mad_ip.reports.picture``."""
+"""The README's picture, the table of the zoo's deepmad-r50 as SVG: ``python -m mad_ip.reports.picture``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.
 
 
 def main() -> None:
-    """Write docs/deepmad-r18.svg under the working folder."""
-    folder = Path("models/deepmad-r18")
+    """Write docs/deepmad-r50.svg under the working folder."""
+    folder = Path("models/deepmad-r50")
     console = Console(record=True, width=116, file=io.StringIO(), highlight=False)
     console.print(design_table(Design.load(folder / "design.json"), Spec.load(folder / "spec.toml").budget))
-    text = console.export_svg(title="mad-ip solve models/deepmad-r18/spec.toml", code_format=_FORMAT, unique_id="r18")
-    write_atomically("docs/deepmad-r18.svg", text.encode())
+    text = console.export_svg(title="mad-ip solve models/deepmad-r50/spec.toml", code_format=_FORMAT, unique_id="r50")
+    write_atomically("docs/deepmad-r50.svg", text.encode())
 
 
 if __name__ == "__main__":
