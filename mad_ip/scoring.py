@@ -179,7 +179,8 @@ def default_spec(score: Score, classes: int = 1000) -> Spec:
 
     The family is ``inverted`` where the k x k convolutions are depthwise (``inverted_se`` with gates), ``bottleneck``
     where 1x1 convolutions make up a third or more of the main path, else ``basic``. Grouped convolutions have no
-    counterpart: the space is that of dense ones. Raises :class:`InputError` when the strides have none either.
+    counterpart: the space is that of dense ones, whose optimum a network with many groups may exceed. Raises
+    :class:`InputError` when the strides have none either.
     """
     if not score.path:
         raise InputError(f"{score.name}: a design has its own spec; name its spec.toml in --against")
@@ -207,7 +208,10 @@ def default_spec(score: Score, classes: int = 1000) -> Spec:
             continue
         stride, rest = divmod(size, part[-1].out_size)
         if rest or stride not in (1, 2):
-            raise InputError(f"{score.name}: from {size} to {part[-1].out_size} pixels: a stage strides by 1 or 2")
+            raise InputError(
+                f"{score.name}: from {size} to {part[-1].out_size} pixels: a stage must keep or halve them; "
+                f"another --resolution is needed"
+            )
         size = part[-1].out_size
         depth = max(1, len(wide) // 2 if family == "basic" else len(wide))
         stages.append(

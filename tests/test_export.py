@@ -24,13 +24,13 @@ from mad_ip.cli import main
 from mad_ip.design import Design, StageChoice, StemChoice
 from mad_ip.errors import InputError, InternalError
 from mad_ip.networks import Network, save_weights
-from mad_ip.networks.export import FORMATS, export, programs, standalone
+from mad_ip.networks.export import FORMATS, default_path, export, programs, standalone
 from mad_ip.networks.weights import load_weights
 
 MODELS = Path(__file__).parent.parent / "models"
 ZOO = sorted(path.parent for path in MODELS.glob("*/spec.toml") if (path.parent / "design.json").exists())
 DESIGNS = [folder / "design.json" for folder in ZOO] + sorted(MODELS.glob("published/*.json"))
-CHEAP = 64
+CHEAP = 32
 """Pixels at which big networks are compared: no layer depends on the resolution."""
 
 
@@ -287,6 +287,32 @@ def test_source_takes_other_classes_and_channels() -> None:
     assert module.madip_small(num_classes=0)(torch.randn(2, 3, 45, 45)).shape == (2, 20)
 
 
+def test_source_takes_clips_smaller_than_a_window() -> None:
+    network = stirred(CLIPS)
+    twin = pasted(CLIPS).madip_small().eval()
+    twin.load_state_dict(network.state_dict())
+    for shape in ((1, 3, 1, 1, 1), (2, 3, 1, 45, 3), (1, 3, 5, 2, 9)):
+        clips = torch.randn(shape)
+        with torch.no_grad():
+            assert torch.equal(twin(clips), network(clips)), shape
+
+
+@pytest.mark.parametrize(
+    ("design", "form"),
+    [(MIXED, torch.channels_last), (CLIPS, torch.channels_last_3d)],
+    ids=["images", "clips"],
+)
+def test_source_is_the_network_in_channels_last_too(design: Design, form: torch.memory_format) -> None:
+    # The head must not round: of many pixels, a mean in another order is another number.
+    design = dataclasses.replace(design, resolution=101)
+    network = stirred(design)
+    twin = pasted(design).madip_small().eval()
+    twin.load_state_dict(network.state_dict())
+    images = torch.randn(2, *design.input_shape).contiguous(memory_format=form)
+    with torch.no_grad():
+        assert torch.equal(twin.to(memory_format=form)(images), network.to(memory_format=form)(images))
+
+
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +435,13 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else object())
     with pytest.raises(InputError, match=rf"needs {package}, .*mad-ip\[export\]"):
         export(MIXED, kind, tmp_path / f"network{FORMATS[kind].suffix}")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_design_is_never_overwritten_by_its_export(kind: str) -> None:
+    design = Path("design").with_suffix(FORMATS[kind].suffix)
+    with pytest.raises(InputError, match=rf"{design}: --format {kind} would take the place of the design"):
+        default_path(design, kind)
 
 
 # The command line -----------------------------------------------------------------------------------------------------

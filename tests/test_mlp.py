@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -9,6 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +24,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mad_ip
+from mad_ip.cli import main
 from mad_ip.errors import InputError, InternalError
 from mad_ip.mlp import MlpDesign, MlpSpec
 from mad_ip.mlp.optimum import _undominated, solve
@@ -45,8 +48,15 @@ depth = {min = 1, max = 4}
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from mad_ip.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    """The command line in this process, which has imported torch already."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["mad-ip", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
 
 
 def written(tmp_path: Path, text: str) -> Path:

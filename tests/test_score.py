@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -14,6 +15,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
 from typer.testing import CliRunner
 
 from mad_ip import scoring
@@ -49,22 +51,30 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@functools.cache
+def traced(name: str, resolution: int = 224) -> scoring.Score:
+    """A library's network is traced once, whatever is asked of it."""
+    return score(load(name)[0], name=name, resolution=resolution)
+
+
 # Cost -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_cost_is_what_torch_counts(name: str) -> None:
-    module, resolution = load(f"torchvision:{name}")
+    with torch.device("meta"):
+        module = models.get_model(name, weights=None) if "regnet" not in name else None
+    module = module or models.get_model(name, weights=None).to("meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module.eval()(torch.zeros(1, 3, 224, 224))
-    measured = score(module, name=name, resolution=resolution)
+        module.eval()(torch.zeros(1, 3, 224, 224, device="meta"))
+    measured = traced(f"torchvision:{name}")
     assert 2 * measured.macs == counter.get_total_flops()
     assert measured.params == sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("row", random.Random(0).sample(scores.published(), 4), ids=lambda row: row.network)
 def test_cost_is_the_published_one(row: scores.Published) -> None:
-    measured = score(load(row.network)[0], name=row.network, resolution=row.resolution)
+    measured = traced(row.network, row.resolution)
     assert measured.params == row.params
     assert measured.macs / 1e9 == pytest.approx(row.gmacs, abs=5.1e-4)
 
@@ -113,7 +123,7 @@ def mobilenet_v2() -> list[tuple[int, int, list[int]]]:
 
 @pytest.mark.parametrize("make", [resnet50, mobilenet_v2])
 def test_entropy_is_the_one_written_by_hand(make) -> None:
-    measured = score(load(f"torchvision:{make.__name__}")[0], name="x")
+    measured = traced(f"torchvision:{make.__name__}")
     entropy, effectiveness = by_hand(make())
     assert measured.entropy == pytest.approx(entropy, rel=1e-12)
     assert measured.effectiveness == pytest.approx(effectiveness, rel=1e-12)
@@ -122,8 +132,7 @@ def test_entropy_is_the_one_written_by_hand(make) -> None:
 
 
 def test_torchvision_and_timm_build_the_same_network() -> None:
-    one = score(load("torchvision:mobilenet_v3_large")[0], name="x")
-    other = score(load("timm:mobilenetv3_large_100")[0], name="x")
+    one, other = traced("torchvision:mobilenet_v3_small"), traced("timm:mobilenetv3_small_100")
     assert (one.entropy, one.layers, one.macs) == (other.entropy, other.layers, other.macs)
 
 
@@ -148,10 +157,14 @@ def test_a_traced_design_is_worth_what_it_says(path: Path) -> None:
     design = Design.load(path)
     if design.frames is not None:
         pytest.skip("clips")
+    if path.parent.name == "published":
+        # Blocks of one kind: of the longest stages the first few tell as much.
+        stages = (dataclasses.replace(stage, depth=min(stage.depth, 3)) for stage in design.stages)
+        design = dataclasses.replace(design, stages=tuple(stages))
     agree(design)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_traced_random_design_is_worth_what_it_says(seed: int) -> None:
     rng = random.Random(seed)
     families = rng.sample(("basic", "bottleneck", "inverted", "inverted_se"), 2)
@@ -168,7 +181,7 @@ def test_a_traced_random_design_is_worth_what_it_says(seed: int) -> None:
         stages=tuple(
             StageChoice(
                 rng.choice(families), stride, rng.choice((8, 16)), rng.choice((8, 12)), rng.choice((3, 5)),
-                rng.randint(1, 3), weight,
+                rng.randint(1, 2), weight,
             )
             for stride, weight in zip(strides, weights[1:], strict=True)
         ),
@@ -179,8 +192,8 @@ def test_a_traced_random_design_is_worth_what_it_says(seed: int) -> None:
 
 
 def test_a_score_leaves_the_module_as_it_was() -> None:
-    module = load("torchvision:resnet18")[0].train()
-    module.layer1.eval()
+    module = Network(Design.load(ROOT / "models/toy/design.json")).train()
+    module.stages[0].eval()
     modes = {name: part.training for name, part in module.named_modules()}
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     score(module, name="x", resolution=64)
@@ -215,7 +228,7 @@ class Branches(nn.Module):
         (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), "has no convolution"),
         (nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ConvTranspose2d(8, 8, 3, 2)), "1 has a kernel|transposed"),
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.PixelShuffle(2)), "pixel_shuffle|turns features"),
-        (nn.Conv2d(4, 8, 3), "cannot be traced at 32 pixels"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(4, 8, 3)), "cannot be traced at 32 pixels"),
     ],
 )
 def test_what_is_not_understood_is_said(module: nn.Module, sentence: str) -> None:
@@ -230,7 +243,7 @@ def test_what_is_not_understood_is_said(module: nn.Module, sentence: str) -> Non
 )
 def test_other_kinds_of_networks_are_refused(name: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        score(load(f"torchvision:{name}")[0], name=name)
+        score(load(f"torchvision:{name}")[0], name=name, resolution=64 if name != "vit_b_16" else 224)
 
 
 def test_the_shortcut_may_come_first_or_last() -> None:
@@ -244,18 +257,79 @@ def test_the_shortcut_may_come_first_or_last() -> None:
     [
         ("resnet50", "must be a design.json, torchvision:NAME"),
         ("torchvision:none", "no model of that name"),
+        ("torchvision:fcos_resnet50_fpn", "no model of that name that classifies images"),
+        ("torchvision:deeplabv3_resnet50", "no model of that name that classifies images"),
         ("timm:none", "no model of that name"),
+        ("timm:resnet18.none", r"timm:resnet18\.none: cannot be built .*none"),
         ("none.py:make", "cannot be read"),
         ("net.py:none", "cannot be loaded"),
         ("net.py:number", "must be a function"),
         ("net.py:text", "must return a torch.nn.Module"),
+        ("net.py:fails", r"net\.py:fails: cannot be built \(ValueError: first line\)$"),
+        ("net.py:asks", "net.py:asks: cannot be built .*width"),
+        ("net.py:leaves", "net.py:leaves: cannot be built .*SystemExit"),
+        ("leaves.py:make", "leaves.py:make: cannot be loaded .*SystemExit"),
     ],
 )
 def test_a_name_that_does_not_exist(name: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text("number = 3\ndef text(): return 'x'\n")
-    with pytest.raises(InputError, match=sentence):
+    functions = "def text(): return 'x'\ndef asks(width): return width\ndef leaves(): sys.exit(0)\n"
+    fails = "def fails(): raise ValueError('first line\\nsecond line')\n"
+    Path("net.py").write_text(f"import sys\nnumber = 3\n{functions}{fails}")
+    Path("leaves.py").write_text("import sys\nsys.exit(0)\n")
+    # Nothing is downloaded, and this sees to it that the test would not either.
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", None)
+    with pytest.raises(InputError, match=sentence) as caught:
         load(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_is_loaded_as_python_would(tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+        "@dataclass\nclass Config:\n    width: int = 8\n"
+        "def make():\n    return nn.Conv2d(3, Config().width, 3)\n"
+    )
+    module, resolution = load(f"{path}:make")
+    assert (module.out_channels, resolution) == (8, 224)
+
+
+@pytest.mark.parametrize(
+    ("settings", "channels", "resolution"),
+    [
+        (..., 1, 224),
+        (None, 1, 224),
+        ({}, 1, 224),
+        ({"input_size": (1, 48, 48)}, 1, 48),
+        (scores, 1, 224),
+    ],
+    ids=["missing", "none", "empty", "given", "strange"],
+)
+def test_a_module_says_what_it_takes(
+    settings: object, channels: int, resolution: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)).bfloat16()
+    if settings is not ...:
+        module.default_cfg = settings
+    monkeypatch.setattr("mad_ip.networks.score._factory", lambda path, name: lambda: module)
+    loaded, found = load("net.py:make")
+    measured = score(loaded, name="net", resolution=found)
+    assert (measured.image_channels, found) == (channels, resolution)
+    assert measured.macs == (9 * 8 * channels * 4 + 9 * 8 * 8) * (resolution // 4) ** 2
+
+
+def test_lazy_layers_are_one_sentence() -> None:
+    with pytest.raises(InputError, match="net: cannot be traced at 224 pixels"):
+        score(nn.Sequential(nn.Conv2d(3, 8, 3), nn.LazyConv2d(8, 3)), name="net")
+
+
+def test_an_average_of_all_pixels_ends_the_main_path() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1))
+    expected = score(nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 99, 1)), name="net", resolution=28)
+    found = score(nn.Sequential(body, nn.AvgPool2d(7), nn.Conv2d(16, 99, 1)), name="net", resolution=28)
+    assert expected.layers == 2
+    assert found == expected
 
 
 # Against the optimum --------------------------------------------------------------------------------------------------
@@ -295,7 +369,7 @@ def test_an_optimum_needs_the_same_input() -> None:
     ],
 )
 def test_the_default_space_holds_the_network_itself(name: str, family: str, strides: list[int], tail: bool) -> None:
-    measured = score(load(f"torchvision:{name}")[0], name=f"torchvision:{name}")
+    measured = traced(f"torchvision:{name}")
     spec = scoring.default_spec(measured)
     assert {stage.block for stage in spec.stages} == {family}
     assert [stage.stride for stage in spec.stages] == strides
@@ -304,6 +378,12 @@ def test_the_default_space_holds_the_network_itself(name: str, family: str, stri
     for stage, level in zip(spec.stages[::-1], measured.levels[::-1], strict=False):
         if not tail or level is not measured.levels[-1]:
             assert level.channels in stage.channels
+
+
+def test_a_resolution_that_no_space_divides_is_named() -> None:
+    measured = traced("torchvision:efficientnet_b0", 240)
+    with pytest.raises(InputError, match=r"from 15 to 8 pixels: .*another --resolution is needed"):
+        scoring.default_spec(measured)
 
 
 def test_a_design_has_no_default_space() -> None:
@@ -353,7 +433,7 @@ def test_the_document_has_every_published_network() -> None:
 @pytest.mark.parametrize("position", random.Random(1).sample(range(len(scores.published())), 3))
 def test_the_document_says_what_is_computed(position: int) -> None:
     row = scores.published()[position]
-    measured = score(load(row.network)[0], name=row.network, resolution=row.resolution)
+    measured = traced(row.network, row.resolution)
     written = document("networks")[position]
     assert list(written.values()) == [
         cell.strip() for cell in scores.network_table([(row, measured)]).splitlines()[-1].strip("| ").split(" | ")

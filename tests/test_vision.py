@@ -58,8 +58,7 @@ def test_pyramid_levels_halve() -> None:
     }
 
 
-@pytest.mark.parametrize("detector", [fcos, retinanet])
-@pytest.mark.parametrize("indices", [(-3, -2, -1), (2, 4)])
+@pytest.mark.parametrize(("detector", "indices"), [(fcos, (-3, -2, -1)), (fcos, (2, 4)), (retinanet, (2, 4))])
 def test_a_detector_trains_and_predicts(detector: object, indices: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     assert callable(detector)
@@ -81,6 +80,19 @@ def test_a_detector_trains_and_predicts(detector: object, indices: tuple[int, ..
         assert widths == expected
     else:
         assert_close(torch.tensor(widths), torch.tensor(expected) * 4 / 2**0.5, rtol=0.1, atol=1)
+
+
+@pytest.mark.parametrize("detector", [fcos, retinanet])
+def test_a_detector_takes_the_channels_of_its_network(detector: object) -> None:
+    assert callable(detector)
+    network = Network(MOBILE, in_chans=1, num_classes=0)
+    model = detector(network, 2, out_channels=32, min_size=64, max_size=64).eval()
+    (prediction,) = model([torch.rand(1, 64, 64)])
+    assert prediction["boxes"].shape[1] == 4
+    # As the network's own configuration says, unless one is given.
+    assert tuple(model.transform.image_mean) == network.default_cfg["mean"]
+    other = detector(network, 2, out_channels=32, image_mean=[0.1], image_std=[0.2])
+    assert (other.transform.image_mean, other.transform.image_std) == ([0.1], [0.2])
 
 
 def test_a_segmenter_gives_every_pixel_its_classes() -> None:

@@ -8,22 +8,21 @@ import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from mad_ip import blocks
 from mad_ip.blocks import FAMILIES
 from mad_ip.design import Design
 from mad_ip.errors import InputError
+from mad_ip.files import finite
 from mad_ip.networks.modules import Residual, chain, init_weights
 
 __all__ = ["POOLS", "Network", "default_cfg"]
 
-POOLS = ("avg", "max", "avgmax", "catavgmax", "")
-"""Global poolings: mean, maximum, the mean of both, both side by side, none."""
+POOLS = ("avg", "max", "avgmax", "")
+"""Global poolings: mean, maximum, the mean of both, none."""
 
 
 class Network(nn.Module):
@@ -44,7 +43,7 @@ class Network(nn.Module):
     Attributes:
         design: the design as built: with other classes or image channels than its own it is measured anew and carries
             no certificate.
-        num_features: channels of :meth:`forward_features`; ``head_hidden_size`` of them, pooled, enter the head.
+        num_features: channels of :meth:`forward_features`, which enter the head; also called ``head_hidden_size``.
         feature_info: for every resolution, its last output, as :meth:`features` returns it: ``num_chs`` channels,
             ``reduction`` (input size over its size) and ``module``, the name of the sub-module. The tail is no part.
         pretrained_cfg: :func:`default_cfg` of the design; also called ``default_cfg``.
@@ -64,12 +63,12 @@ class Network(nn.Module):
         super().__init__()
         classes = design.classes if num_classes is None else num_classes
         self.in_chans = design.image_channels if in_chans is None else in_chans
-        _require("in_chans", self.in_chans, self.in_chans >= 1, "an integer of at least 1")
+        _require("in_chans", self.in_chans, _whole(self.in_chans, 1), "an integer of at least 1")
         for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
-            _require(name, rate, 0 <= rate < 1, "a number of at least 0 and less than 1")
+            _require(name, rate, finite(rate) and 0 <= rate < 1, "a number of at least 0 and less than 1")
         _check_head(classes, global_pool)
         design = _adapted(design, self.in_chans, classes)
-        self.num_features = design.feature_channels
+        self.num_features = self.head_hidden_size = design.feature_channels
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         self.feature_info, self._levels = _feature_info(design)
@@ -108,11 +107,10 @@ class Network(nn.Module):
         _check_head(num_classes, pool)
         self.num_classes = num_classes
         self.global_pool = pool
-        self.head_hidden_size = self.num_features * (2 if pool == "catavgmax" else 1)
         self.design = _adapted(self.design, self.in_chans, num_classes)
         weight = next(self.stem.parameters())
         self.head: nn.Module = nn.Identity()
-        for layer in blocks.head(self.head_hidden_size, num_classes):
+        for layer in self.design.head_layers():
             self.head = nn.Linear(
                 layer.in_channels, layer.out_channels, bias=layer.bias, device=weight.device, dtype=weight.dtype
             )
@@ -199,7 +197,7 @@ class Network(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool, drop and classify: (B, num_features, h, w) -> (B, num_classes).
 
-        With ``pre_logits``, or when there is no head, the pooled features: (B, head_hidden_size), or
+        With ``pre_logits``, or when there is no head, the pooled features: (B, num_features), or
         (B, num_features, h, w) without pooling.
         """
         pooled = _pooled(x, self.global_pool)
@@ -251,8 +249,12 @@ def _require(name: str, value: object, holds: bool, allowed: str) -> None:
         raise InputError(f"network: {name} = {value!r}: must be {allowed}")
 
 
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _check_head(num_classes: int, global_pool: str) -> None:
-    _require("num_classes", num_classes, num_classes >= 0, "an integer of at least 0")
+    _require("num_classes", num_classes, _whole(num_classes, 0), "an integer of at least 0")
     _require("global_pool", global_pool, global_pool in POOLS, "one of " + ", ".join(map(repr, POOLS)))
     _require("num_classes", num_classes, global_pool != "" or num_classes == 0, "0 where global_pool is ''")
 
@@ -292,7 +294,7 @@ def _checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
 
 
 def _pooled(x: Tensor, global_pool: str) -> Tensor:
-    """(B, C, ...) -> (B, C), or (B, 2 C) for ``catavgmax``; without pooling ``x`` itself."""
+    """(B, C, ...) -> (B, C), without pooling ``x`` itself."""
     if global_pool == "":
         return x
     pixels = x.flatten(2)
@@ -300,7 +302,4 @@ def _pooled(x: Tensor, global_pool: str) -> Tensor:
         return pixels.mean(2)
     if global_pool == "max":
         return pixels.amax(2)
-    mean, most = pixels.mean(2), pixels.amax(2)
-    if global_pool == "avgmax":
-        return (mean + most) / 2
-    return torch.cat((mean, most), 1)
+    return (pixels.mean(2) + pixels.amax(2)) / 2

@@ -13,9 +13,11 @@ Whatever else combines features (concatenation, attention, ...) is refused in on
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,76 +65,111 @@ class _Features:
 def load(name: str) -> tuple[nn.Module, int]:
     """The module of ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY``, without weights, and its resolution.
 
-    The resolution is the one that timm names, else 224. Raises :class:`InputError` when there is no such module.
+    The libraries' modules are on the meta device where they can be. The resolution is the one that the module's ``default_cfg`` names,
+    as timm's do, else 224. Raises :class:`InputError` when there is no such module or its factory fails.
     """
     origin, _, what = name.rpartition(":")
     if origin in ("torchvision", "timm"):
-        module: Any = _torchvision(what) if origin == "torchvision" else _timm(what)
+        build = _torchvision(what) if origin == "torchvision" else _timm(what)
     elif origin.endswith(".py") and what:
-        module = _factory(Path(origin), what)
+        build = _factory(Path(origin), what)
     else:
         raise InputError(f"{name}: must be a design.json, torchvision:NAME, timm:NAME or FILE.py:FACTORY")
+    try:
+        module = build()
+    except (Exception, SystemExit) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{name}: cannot be built ({type(error).__name__}: {reason})") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"{name}: returns {type(module).__name__}; must return a torch.nn.Module")
-    settings = getattr(module, "default_cfg", None) or {}
-    return module, int(settings.get("input_size", (3, 224, 224))[-1])
+    return module, _input_size(module)[1]
 
 
-def _torchvision(name: str) -> Any:
+def _input_size(module: nn.Module) -> tuple[int, int]:
+    """Image channels and resolution, by ``default_cfg``, else by the first convolution and 224."""
+    settings = getattr(module, "default_cfg", None)
+    if isinstance(settings, Mapping) and settings.get("input_size"):
+        return int(settings["input_size"][0]), int(settings["input_size"][-1])
+    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    return (3 if first is None else first.in_channels), 224
+
+
+def _torchvision(name: str) -> Callable[[], Any]:
     try:
         from torchvision import models
     except ImportError:
         raise InputError(
             f"torchvision:{name} needs torchvision, which is not installed; pip install 'mad-ip[vision]'"
         ) from None
-    try:
-        return models.get_model(name, weights=None)
-    except ValueError:
-        raise InputError(f"torchvision:{name}: torchvision has no model of that name") from None
+    # Detectors and segmenters are left out: torchvision would download the weights of their backbones.
+    if name.lower() not in models.list_models(module=models):
+        raise InputError(f"torchvision:{name}: torchvision has no model of that name that classifies images")
+    return functools.partial(_on_meta, functools.partial(models.get_model, name, weights=None))
 
 
-def _timm(name: str) -> Any:
+def _timm(name: str) -> Callable[[], Any]:
     try:
         import timm
     except ImportError:
         raise InputError(f"timm:{name} needs timm, which is not installed; pip install 'mad-ip[timm]'") from None
     if not timm.is_model(name):
         raise InputError(f"timm:{name}: timm has no model of that name")
-    return timm.create_model(name, pretrained=False)
+    return functools.partial(_on_meta, functools.partial(timm.create_model, name, pretrained=False))
 
 
-def _factory(path: Path, name: str) -> Any:
+def _on_meta(build: Callable[[], Any]) -> Any:
+    # Shapes are all that is asked for; to draw initial weights would take the most time.
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # torchvision's RegNets compute their widths on tensors
+        return build()
+
+
+def _factory(path: Path, name: str) -> Callable[[], Any]:
     if not path.is_file():
         raise InputError(f"{path}: cannot be read; a Python file is needed")
-    described = importlib.util.spec_from_file_location(path.stem, path)
+    described = importlib.util.spec_from_file_location(f"mad-ip score {path.stem}", path)
     assert described is not None
     assert described.loader is not None
     namespace = importlib.util.module_from_spec(described)
+    # Dataclasses look for the module that defines them.
+    sys.modules[described.name] = namespace
     try:
         described.loader.exec_module(namespace)
-        factory = getattr(namespace, name)
-    except Exception as error:
-        raise InputError(f"{path}:{name}: cannot be loaded ({type(error).__name__}: {error})") from error
+        factory: Any = getattr(namespace, name)
+    except (Exception, SystemExit) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}:{name}: cannot be loaded ({type(error).__name__}: {reason})") from error
     if not callable(factory):
         raise InputError(f"{path}:{name}: must be a function without arguments that returns a torch.nn.Module")
-    return factory()
+    return factory  # type: ignore[no-any-return]
 
 
 def score(
-    module: nn.Module, *, name: str, resolution: int = 224, image_channels: int = 3, convention: str = "paper"
+    module: nn.Module,
+    *,
+    name: str,
+    resolution: int = 224,
+    image_channels: int | None = None,
+    convention: str = "paper",
 ) -> Score:
     """Trace ``module`` on one image of (image_channels, resolution, resolution) and measure it.
 
-    Learnable numbers are all parameters, MACs what torch's own counter reports / 2. Raises :class:`InputError` with one
-    sentence when something combines features in a way that has no place in the entropy of a network.
+    Without ``image_channels``, they are those of the module's ``default_cfg``, else of its first convolution.
+    Learnable numbers are all parameters, MACs what torch's own counter reports / 2. Raises :class:`InputError` with
+    one sentence when something combines features in a way that has no place in the entropy of a network.
     """
-    weights: dict[str, Tensor] = {
-        key: tensor.detach().to("meta") for key, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
-    image = torch.empty(1, image_channels, resolution, resolution, device="meta")
+    if image_channels is None:
+        image_channels, _ = _input_size(module)
     modes = [(part, part.training) for part in module.modules()]
     counter = FlopCounterMode(display=False)
     try:
+        weights: dict[str, Tensor] = {
+            key: tensor.detach().to("meta") for key, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
+        dtype = next((parameter.dtype for parameter in module.parameters()), None)
+        image = torch.empty(1, image_channels, resolution, resolution, device="meta", dtype=dtype)
         module.eval()
         with torch.no_grad(), counter:
             functional_call(module, weights, (image,))
@@ -249,7 +286,10 @@ class _Tracer:
         if isinstance(before, tuple | list):
             return features
         after = after[0] if isinstance(after, tuple | list) else after
-        if after.ndim <= 2 or (str(node.target) in _POOLINGS and math.prod(after.shape[2:]) == 1):
+        pools = str(node.target) in _POOLINGS
+        # A window of all pixels; where there are 2 x 2, it may as well be that of a shortcut.
+        pools |= str(node.target) == "aten.avg_pool2d.default" and max(before.shape[2:]) > 2
+        if after.ndim <= 2 or (pools and math.prod(after.shape[2:]) == 1):
             return _Features(features.path, pooled=True)
         # Pixels in one row are still pixels: a mean may follow.
         if after.ndim not in (3, 4) or after.shape[1] != before.shape[1]:

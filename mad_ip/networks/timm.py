@@ -32,10 +32,12 @@ def madip(pretrained: bool = False, *, design: Design | Path | str, **options: A
     """The network of ``design``, a :class:`Design` or the path of its design.json.
 
     ``options`` are those of :class:`Network` and of ``timm.models.build_model_with_cfg``, such as ``features_only``.
-    Raises :class:`InputError` when the file holds no design of images, and timm's own error for ``pretrained``: there
-    are no weights to load but those that ``pretrained_cfg_overlay`` names.
+    Raises :class:`InputError` when the file holds no design of images but one of clips or of an MLP, and timm's own
+    error for ``pretrained``: there are no weights to load but those that ``pretrained_cfg_overlay`` names.
     """
     if not isinstance(design, Design):
+        if mlp.is_design(design):
+            raise InputError(f"{design}: is the design of an MLP; timm's models take images")
         design = Design.load(design)
     if design.frames is not None:
         raise InputError(f"{design.name}: takes clips of {design.frames} frames; timm's models take images")

@@ -1,7 +1,8 @@
 """Detectors and segmenters of torchvision over the network of a design. Needs the extra ``vision``.
 
 ``out_indices`` count the resolutions of ``network.feature_info``, from the end where negative. What is built shares
-its layers with ``network``, so that weights loaded into that one before or after count here too.
+its layers with ``network``, so that weights loaded into that one before or after count here too; its checkpointing does
+not. Detectors normalise images as the network's ``default_cfg`` says.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def fcos(
     """
     sizes = tuple((size,) for size in _reductions(network, out_indices))
     anchors = AnchorGenerator(sizes, ((1.0,),) * len(sizes))
-    return FCOS(pyramid(network, out_indices, out_channels), num_classes, anchor_generator=anchors, **options)
+    features = pyramid(network, out_indices, out_channels)
+    return FCOS(features, num_classes, anchor_generator=anchors, **(_normalisation(network) | options))
 
 
 def retinanet(
@@ -87,7 +89,8 @@ def retinanet(
         tuple(int(4 * size * 2 ** (third / 3)) for third in range(3)) for size in _reductions(network, out_indices)
     )
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
-    return RetinaNet(pyramid(network, out_indices, out_channels), num_classes, anchor_generator=anchors, **options)
+    features = pyramid(network, out_indices, out_channels)
+    return RetinaNet(features, num_classes, anchor_generator=anchors, **(_normalisation(network) | options))
 
 
 def deeplabv3(network: Network, num_classes: int) -> Any:
@@ -117,6 +120,10 @@ def _reductions(network: Network, out_indices: Sequence[int]) -> list[int]:
     """Those of the levels of :func:`pyramid`."""
     reductions = [info["reduction"] for info in _infos(network, out_indices)]
     return [*reductions, 2 * reductions[-1], 4 * reductions[-1]]
+
+
+def _normalisation(network: Network) -> dict[str, Any]:
+    return {f"image_{key}": list(network.default_cfg[key]) for key in ("mean", "std")}
 
 
 def _return_layers(infos: list[dict[str, Any]]) -> dict[str, str]:

@@ -63,7 +63,8 @@ def published() -> list[Published]:
 
 def score_table(score: Score) -> RenderableType:
     """The totals of a network and what every resolution contributes to its entropy."""
-    table = Table(title=f"{score.name} ({score.convention})", box=box.SIMPLE_HEAD, title_style="bold")
+    title = f"{score.name} ({score.convention}, {score.resolution} pixels)"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold")
     for header in ("resolution", "channels", "layers", "weight", "entropy", "share"):
         table.add_column(header, justify="right")
     for level in score.levels:
@@ -72,16 +73,16 @@ def score_table(score: Score) -> RenderableType:
         table.add_row(*map(str, numbers), f"{share:.1%}")
     totals = (
         f"entropy {score.entropy:,.4f}, effectiveness {score.effectiveness:.6g}, {score.macs:,} MACs, "
-        f"{score.params:,} parameters, {score.layers} counted layers, at {score.resolution} pixels"
+        f"{score.params:,} parameters, {score.layers} counted layers"
     )
     return Group(table, Text(totals, style="bold"))
 
 
 def optimum_text(score: Score, optimum: Optimum) -> str:
-    """One sentence: which share of the best entropy at its own cost the network reaches."""
+    """One sentence: which share of the best entropy of a space, at its own cost, the network reaches."""
     design = optimum.design
     assert design.certificate is not None
-    best = f"{design.metrics.entropy:,.4f}"
+    best = f"{design.metrics.entropy:,.4f} of {design.name}"
     if optimum.proven:
         return f"{score.name} reaches {optimum.share:.2%} of the proven optimum {best} at its own cost"
     return (

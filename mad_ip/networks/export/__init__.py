@@ -50,8 +50,14 @@ FORMATS = {
 
 
 def default_path(design: Path, kind: str) -> Path:
-    """Beside the design.json, with the suffix of the format; raise :class:`InputError` for another format."""
-    return design.with_suffix(_format(kind).suffix)
+    """Beside the design.json, with the suffix of the format.
+
+    Raises :class:`InputError` for another format, or when that is the design.json itself.
+    """
+    path = design.with_suffix(_format(kind).suffix)
+    if path == design:
+        raise InputError(f"{design}: --format {kind} would take the place of the design; --out is needed")
+    return path
 
 
 def export(design: Design, kind: str, path: Path | str, *, checkpoint: Path | str | None = None, seed: int = 0) -> None:
