@@ -86,12 +86,12 @@ def test_a_detector_trains_and_predicts(detector: object, indices: tuple[int, ..
 def test_a_detector_takes_the_channels_of_its_network(detector: object) -> None:
     assert callable(detector)
     network = Network(MOBILE, in_chans=1, num_classes=0)
-    model = detector(network, 2, out_channels=32, min_size=64, max_size=64).eval()
+    model = detector(network, 2, out_channels=64, min_size=64, max_size=64).eval()
     (prediction,) = model([torch.rand(1, 64, 64)])
     assert prediction["boxes"].shape[1] == 4
     # As the network's own configuration says, unless one is given.
     assert tuple(model.transform.image_mean) == network.default_cfg["mean"]
-    other = detector(network, 2, out_channels=32, image_mean=[0.1], image_std=[0.2])
+    other = detector(network, 2, out_channels=64, image_mean=[0.1], image_std=[0.2])
     assert (other.transform.image_mean, other.transform.image_std) == ([0.1], [0.2])
 
 

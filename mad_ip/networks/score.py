@@ -65,8 +65,9 @@ class _Features:
 def load(name: str) -> tuple[nn.Module, int]:
     """The module of ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY``, without weights, and its resolution.
 
-    The libraries' modules are on the meta device where they can be. The resolution is the one that the module's ``default_cfg`` names,
-    as timm's do, else 224. Raises :class:`InputError` when there is no such module or its factory fails.
+    The libraries' modules are on the meta device where they can be. The resolution is the one that the module's
+    ``default_cfg`` names, as timm's do, else 224. Raises :class:`InputError` when there is no such module or its
+    factory fails.
     """
     origin, _, what = name.rpartition(":")
     if origin in ("torchvision", "timm"):

@@ -112,7 +112,7 @@ _CURVE = (2, 3, 5, 8, 13, 21, 34, 55, 90)
 _LARGEST_MILP = 300_000
 """Options up to which the curve has HiGHS too."""
 
-_PATIENCE = "120"
+_PATIENCE = "60"
 """Seconds that one solve may take."""
 
 
