@@ -297,23 +297,6 @@ def test_source_takes_clips_smaller_than_a_window() -> None:
             assert torch.equal(twin(clips), network(clips)), shape
 
 
-@pytest.mark.parametrize(
-    ("design", "form"),
-    [(MIXED, torch.channels_last), (CLIPS, torch.channels_last_3d)],
-    ids=["images", "clips"],
-)
-def test_source_is_the_network_in_channels_last_too(design: Design, form: torch.memory_format) -> None:
-    # Without strides: of many pixels, a mean in another order is another number.
-    stages = tuple(dataclasses.replace(stage, stride=1, temporal_stride=1) for stage in design.stages)
-    design = dataclasses.replace(design, stem=dataclasses.replace(design.stem, stride=1), stages=stages)
-    network = stirred(design)
-    twin = pasted(design).madip_small().eval()
-    twin.load_state_dict(network.state_dict())
-    images = torch.randn(2, *design.input_shape).contiguous(memory_format=form)
-    with torch.no_grad():
-        assert torch.equal(twin.to(memory_format=form)(images), network.to(memory_format=form)(images))
-
-
 # Failures -------------------------------------------------------------------------------------------------------------
 
 

@@ -98,6 +98,14 @@ def test_forward_shapes(tail: int | None, classes: int) -> None:
         assert_close(network.eval()(x), network.forward_features(x).mean((2, 3)))
 
 
+@pytest.mark.parametrize("frames", [None, 4])
+def test_default_cfg_has_the_shape_that_the_network_takes(frames: int | None) -> None:
+    network = Network(dataclasses.replace(MIXED, frames=frames)).eval()
+    shape = network.default_cfg["input_size"]
+    assert shape == ((3, 64, 64) if frames is None else (3, 4, 64, 64))
+    assert network(torch.randn(1, *shape)).shape == (1, 7)
+
+
 def test_features_are_what_feature_info_says() -> None:
     network = Network(MIXED).eval()
     x = torch.randn(2, 3, 64, 64)

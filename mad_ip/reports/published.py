@@ -155,8 +155,8 @@ def main() -> None:
     models = [(spec, Design.load(Path(spec.source).with_name("design.json"))) for spec in specs]
     _rewrite(readme, "zoo", zoo_table(models))
     comparisons = []
-    for name in NETWORKS:
-        for convention, beta in SETTINGS:
+    for convention, beta in SETTINGS:
+        for name in NETWORKS:
             comparison = compare(
                 name,
                 convention,
