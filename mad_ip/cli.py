@@ -159,7 +159,6 @@ def verify(
     from rich.console import Console
     from rich.markup import escape
 
-    from mad_ip import mlp
     from mad_ip.design import Design
     from mad_ip.files import read_json, write_atomically
     from mad_ip.spec import Spec
@@ -176,8 +175,7 @@ def verify(
         raise InputError(
             f"--write-certificate = {write_certificate}: its folder does not exist; an existing folder is needed"
         )
-    if mlp.is_design(path):
-        raise InputError(f"{path}: is the design of an MLP; must be that of a CNN")
+    _require_cnn(path)
     design = Design.read(path)
     problem = Spec.load(path.parent / "spec.toml" if spec is None else spec)
     boxes = None if certificate is None else read_json(certificate)
@@ -274,6 +272,7 @@ def export(
     """Write the network for those who have no mad-ip, once it computes what the network computes."""
     from mad_ip.design import Design
 
+    _require_cnn(design)
     content = Design.load(design)
 
     from mad_ip.networks.export import default_path
@@ -324,6 +323,7 @@ def score(
     with _interruptible() as interrupted:
         for name in networks:
             if name.endswith(".json"):
+                _require_cnn(Path(name))
                 measured = of_design(Design.load(name), convention, resolution)
             else:
                 from mad_ip.networks import score as tracing
@@ -367,8 +367,11 @@ def read(
 
     if convention not in CONVENTIONS:
         raise InputError(f"--convention = {convention}: must be one of {', '.join(CONVENTIONS)}")
+    target = out or structure.with_suffix(".json")
+    if target == structure:
+        raise InputError(f"{structure}: the design.json would take its place; --out is needed")
     design = tinynas.load(structure, resolution=resolution, classes=classes, convention=convention)
-    design.save(out or structure.with_suffix(".json"))
+    design.save(target)
     _print(design_table(design))
 
 
@@ -408,6 +411,14 @@ def _print(content: object) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 120)
     console.print(content, soft_wrap=isinstance(content, str))
+
+
+def _require_cnn(path: Path) -> None:
+    """Refuse the design of an MLP, whose design.json has other keys."""
+    from mad_ip import mlp
+
+    if mlp.is_design(path):
+        raise InputError(f"{path}: is the design of an MLP; must be that of a CNN")
 
 
 def _require_limits(time_limit: float, gap: float) -> None:

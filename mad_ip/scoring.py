@@ -47,6 +47,7 @@ class Score:
     params: int
     layers: int
     levels: tuple[Contribution, ...]
+    frames: int | None = None
     path: tuple[tuple[Layer, ...], ...] = dataclasses.field(default=(), repr=False)
     gated: bool = False
 
@@ -120,6 +121,7 @@ def of_design(design: Design, convention: str | None = None, resolution: int | N
     return Score(
         **_worth([level for level, _ in weighted], [end for _, end in weighted], design.convention),
         name=design.name,
+        frames=design.frames,
         resolution=design.resolution,
         image_channels=design.image_channels,
         macs=metrics.macs,
@@ -154,11 +156,11 @@ def against(
     Budgets, convention and depth penalty of the spec are replaced: by the network's own MACs, parameters and
     effectiveness, by its convention, and by 0. ``options`` are those of :func:`mad_ip.solve.solve`, whose errors pass.
     """
-    if (spec.input.resolution, spec.input.channels) != (score.resolution, score.image_channels):
+    given = _volume(spec.input.channels, spec.input.frames, spec.input.resolution)
+    needed = _volume(score.image_channels, score.frames, score.resolution)
+    if given != needed:
         raise InputError(
-            f"{spec.source}: input of {spec.input.channels} x {spec.input.resolution} x {spec.input.resolution}: must "
-            f"be {score.image_channels} x {score.resolution} x {score.resolution} as for {score.name}, whose cost is "
-            f"the budget"
+            f"{spec.source}: input of {given}: must be {needed} as for {score.name}, whose cost is the budget"
         )
     problem = dataclasses.replace(
         spec,
@@ -172,6 +174,10 @@ def against(
     share = score.entropy / design.metrics.entropy
     # Without a depth penalty the bound on the score is one on the entropy.
     return Optimum(design, share, min(share, score.entropy / design.certificate.bound))
+
+
+def _volume(channels: int, frames: int | None, resolution: int) -> str:
+    return " x ".join(str(size) for size in (channels, frames, resolution, resolution) if size is not None)
 
 
 def default_spec(score: Score, classes: int = 1000) -> Spec:

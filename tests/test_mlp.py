@@ -395,6 +395,10 @@ def test_json_is_the_design_and_a_solver_is_refused(tmp_path: Path) -> None:
     unverified = run("verify", tmp_path / "design.json", "--spec", path)
     assert unverified.returncode == 2
     assert "is the design of an MLP" in unverified.stderr
+    for command in (["export", tmp_path / "design.json", "--format", "onnx"], ["score", tmp_path / "design.json"]):
+        refused = run(*command)
+        assert refused.returncode == 2
+        assert "is the design of an MLP" in refused.stderr
     assert run("solve", EXAMPLE, "--time-limit", 0, "--quiet").returncode == 3
 
 

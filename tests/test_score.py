@@ -459,3 +459,15 @@ def test_the_correlations_are_those_of_the_rows(group: str) -> None:
     ]  # fmt: skip
     assert int(written["pairs at equal MACs"]) == len(signs)
     assert float(written["entropy: Kendall at equal MACs"]) == pytest.approx(sum(signs) / len(signs), abs=0.006)
+
+
+def test_a_clip_is_not_compared_with_images() -> None:
+    folder = ROOT / "models/e3d-s"
+    spec = Spec.load(folder / "spec.toml")
+    stages = tuple(dataclasses.replace(stage, temporal_kernel=1, temporal_stride=1) for stage in spec.stages)
+    stem = dataclasses.replace(spec.stem, temporal_kernel=1, temporal_stride=1)
+    images = dataclasses.replace(
+        spec, input=dataclasses.replace(spec.input, frames=None), stem=stem, stages=stages, sha256=""
+    )
+    with pytest.raises(InputError, match="input of 3 x 160 x 160: must be 3 x 13 x 160 x 160"):
+        scoring.against(scoring.of_design(Design.load(folder / "design.json")), images)

@@ -180,3 +180,12 @@ def test_the_command_line_refuses_another_convention(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["import", str(tmp_path / "net.txt"), "--convention", "other"])
     assert isinstance(result.exception, InputError)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_design_does_not_take_the_place_of_its_structure(tmp_path: Path) -> None:
+    structure = tmp_path / "structure.json"
+    structure.write_text(R18)
+    done = CliRunner().invoke(app, ["import", str(structure)])
+    assert isinstance(done.exception, InputError)
+    assert "--out is needed" in str(done.exception)
+    assert structure.read_text() == R18
