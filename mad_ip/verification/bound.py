@@ -79,7 +79,8 @@ def bound(
     """Bound the score of every feasible design to within ``gap``, relative to the score of ``design``.
 
     Stops early after ``seconds``, or when ``watch``, told now and then how far it is, returns True; the bound is valid
-    all the same. Whether the design is feasible is :func:`mad_ip.verification.audit.audit`'s to say.
+    all the same, infinite (without a certificate) where the whole grid was not reached. Whether the design is feasible
+    is :func:`mad_ip.verification.audit.audit`'s to say.
     """
     score = design.measure(spec.objective.depth_penalty).score
     target = score + gap * max(abs(score), _TOLERANCE)
@@ -102,19 +103,23 @@ def bound(
     def left() -> float:
         return seconds - (time.perf_counter() - began)
 
+    stopped = False
+
+    def look(now: State) -> bool:
+        nonlocal stopped
+        # What is known of a part says nothing of the whole.
+        stopped = watch is not None and watch(dataclasses.replace(state(now), upper=math.inf))
+        return stopped
+
     began = time.perf_counter()
     *coarse, finest = grids(spec)
     guide: Node | None = None
     for grid in coarse:
-
-        def look(now: State) -> bool:
-            # What is known of a part says nothing of the whole.
-            return watch is not None and watch(dataclasses.replace(state(now), upper=math.inf))
-
         if left() > 0:
-            guide = branch_and_bound(
-                Relaxation(grid), lambda: target, judge, guide=guide, seconds=left(), watch=look
-            ).root
+            tree = branch_and_bound(Relaxation(grid), lambda: target, judge, guide=guide, seconds=left(), watch=look)
+            guide = tree.root
+        if stopped:
+            return dataclasses.replace(state(tree.state), upper=math.inf, seconds=time.perf_counter() - began)
     tree = branch_and_bound(
         Relaxation(finest),
         lambda: target,

@@ -246,7 +246,10 @@ class _Run:
         self.nodes, self.certificate = outcome.nodes, outcome.certificate
         if outcome.better is not None:
             self.failures.append(better("bound", outcome.better, self.metrics.score))
-        self._prove(outcome.upper)
+        if outcome.upper < math.inf:
+            self._prove(outcome.upper)
+        elif not self.failures:
+            raise _Stopped
 
     def _replay(self, certificate: Mapping[str, Any]) -> None:
         def follow(done: int, total: int) -> None:
