@@ -21,7 +21,10 @@ from mad_ip.errors import InputError
 from mad_ip.frames import Time
 from mad_ip.spec import Spec, Stage
 
-__all__ = ["Catalogue", "Segment", "architectures", "build", "raw_options", "stage_quantities"]
+__all__ = ["LISTABLE", "Catalogue", "Segment", "architectures", "build", "raw_options", "stage_quantities"]
+
+LISTABLE = 20_000_000
+"""Options before dominance up to which a catalogue is made: some 5 GB."""
 
 Integers: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -168,9 +171,16 @@ def stage_quantities(
 def build(spec: Spec) -> Catalogue:
     """List all admissible, undominated options of every segment.
 
-    Raises :class:`InputError` when a network of the spec could cost more than an exact 64-bit integer holds.
+    Raises :class:`InputError` when a network of the spec could cost more than an exact 64-bit integer holds, or when
+    there are more than :data:`LISTABLE` options before dominance.
     """
     _check_range(spec)
+    options = raw_options(spec)
+    if options > LISTABLE:
+        raise InputError(
+            f"{spec.source}: {options:,} options are too many to list, at most {LISTABLE:,} are; the decomposition "
+            "(--solver decomposition) needs no list"
+        )
     levels = _channel_levels(spec)
     sizes, times = spec.resolutions, spec.times
 

@@ -225,7 +225,8 @@ def show(path: Annotated[Path, typer.Argument(help="A design.json or a spec.toml
         from mad_ip.spec import Spec
 
         spec = Spec.load(path)
-        _print(space_table(spec, catalogue.build(spec)))
+        listable = catalogue.raw_options(spec) <= catalogue.LISTABLE
+        _print(space_table(spec, catalogue.build(spec) if listable else None))
 
 
 @app.command()

@@ -45,6 +45,16 @@ def test_json_is_the_design_and_nothing_else() -> None:
     assert Design.from_content(content).to_json() == done.stdout
 
 
+def test_a_space_too_fine_to_list_is_shown_and_refused_by_a_milp() -> None:
+    fine = MODELS / "deepmad-r18" / "spec.toml"
+    shown = run("show", fine)
+    assert shown.returncode == 0
+    assert "347,033,616 options, too many to list" in shown.stdout
+    refused = run("solve", fine, "--solver", "highs", "--quiet")
+    assert refused.returncode == 2
+    assert "347,033,616 options are too many to list" in refused.stderr
+
+
 def test_time_limit_leaves_a_feasible_design(tmp_path: Path) -> None:
     done = run("solve", R18, "--time-limit", 3, "--out", tmp_path / "design.json", "--quiet")
     assert done.returncode == 3, done.stderr

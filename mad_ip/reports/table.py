@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mad_ip import cost, entropy
 from mad_ip.blocks import Layer
-from mad_ip.catalogue import Catalogue, raw_options
+from mad_ip.catalogue import Catalogue, architectures, raw_options
 from mad_ip.design import Design
 from mad_ip.frames import Time
 from mad_ip.spec import Budget, Spec
@@ -126,15 +126,17 @@ def _totals(design: Design, budget: Budget) -> Table:
     return table
 
 
-def space_table(spec: Spec, catalogue: Catalogue) -> RenderableType:
-    """The domains of a spec, the exact size of its space, and of its catalogue before and after dominance."""
+def space_table(spec: Spec, catalogue: Catalogue | None) -> RenderableType:
+    """The domains of a spec, the exact size of its space, of its catalogue before and, where given, after dominance."""
     table = Table(title=f"{spec.name} ({spec.convention})", box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("part")
     for header in _headers(spec.input.frames is not None, "options"):
         table.add_column(header, justify="right")
     sizes, times = spec.resolutions, spec.times
     outputs = [_output(time.out_frames, size) for time, size in zip(times, sizes, strict=True)]
-    counts = [f"{len(segment):,}" for segment in catalogue.segments]
+    segments = 1 + len(spec.stages) + (spec.tail is not None)
+    counts = [""] * segments if catalogue is None else [f"{len(segment):,}" for segment in catalogue.segments]
+    left = "too many to list" if catalogue is None else f"{len(catalogue):,} after dominance"
     kernel = _kernel(times[0], spec.stem.kernel)
     table.add_row("stem", *outputs[0], _domain(spec.stem.channels), "", kernel, "", counts[0])
     for number, stage in enumerate(spec.stages, start=1):
@@ -149,8 +151,7 @@ def space_table(spec: Spec, catalogue: Catalogue) -> RenderableType:
         table,
         Text(f"budgets: {', '.join(limits) or 'none'}"),
         Text(
-            f"{catalogue.architectures:,} architectures; {raw_options(spec):,} options, "
-            f"{len(catalogue):,} after dominance",
+            f"{architectures(spec):,} architectures; {raw_options(spec):,} options, {left}",
             style="bold",
         ),
     )
