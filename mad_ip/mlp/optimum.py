@@ -22,8 +22,9 @@ from mad_ip import __version__, cost, entropy
 from mad_ip.design import relative_gap
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.mlp.design import Certificate, MlpDesign, linear, violations
-from mad_ip.mlp.spec import Budget, MlpSpec
+from mad_ip.mlp.spec import MlpSpec
 from mad_ip.solve import InfeasibleError, NoDesignError, Report
+from mad_ip.spec import Budget
 
 __all__ = ["solve"]
 

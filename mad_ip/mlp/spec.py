@@ -13,9 +13,9 @@ from typing import Any
 
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml
-from mad_ip.spec import Domain, _Reader
+from mad_ip.spec import Budget, Domain, _Reader
 
-__all__ = ["KIND", "Budget", "Input", "MlpSpec", "Space", "is_spec"]
+__all__ = ["KIND", "Input", "MlpSpec", "Space", "is_spec"]
 
 KIND = "mlp"
 
@@ -36,16 +36,6 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """Upper limits; ``None`` means no limit. ``macs`` multiply-accumulates, ``layers`` linear layers."""
-
-    macs: float | None = None
-    params: float | None = None
-    effectiveness: float | None = None
-    layers: float | None = None
-
-
-@dataclass(frozen=True)
 class Space:
     """``widths`` of every hidden layer; ``depth`` is the number ``L`` of linear layers, 1 for none hidden."""
 
@@ -60,7 +50,7 @@ class MlpSpec:
     name: str
     input: Input
     space: Space
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     sha256: str = field(default="", compare=False)
     source: str = field(default="spec", compare=False)
 

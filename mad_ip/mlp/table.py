@@ -12,8 +12,9 @@ from rich.text import Text
 
 from mad_ip import cost, entropy
 from mad_ip.mlp.design import MlpDesign
-from mad_ip.mlp.spec import Budget, MlpSpec
+from mad_ip.mlp.spec import MlpSpec
 from mad_ip.reports.table import quantity
+from mad_ip.spec import Budget
 
 __all__ = ["design_table", "space_table"]
 
