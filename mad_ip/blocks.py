@@ -2,7 +2,7 @@
 
 Every function takes single integers or NumPy integer arrays (broadcast against each other) for the channel counts,
 inner widths and kernels, so that one arithmetic serves one network, a catalogue of a million options, and the torch
-modules (design.md sections 1 and 3).
+modules (docs/formulation.md section 1).
 
 Networks for clips have the same families: a ``k x k`` convolution becomes ``k_t x k x k``, and the others act on every
 frame by itself.
@@ -18,8 +18,23 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from mad_ip.frames import Time
+from mad_ip.spec import Segment
 
-__all__ = ["FAMILIES", "Amount", "Family", "Layer", "Role", "block", "head", "hidden_width", "stem", "tail"]
+__all__ = [
+    "FAMILIES",
+    "Amount",
+    "Family",
+    "Layer",
+    "Role",
+    "block",
+    "closing",
+    "head",
+    "hidden_width",
+    "opening",
+    "repeated",
+    "stem",
+    "tail",
+]
 
 Amount: TypeAlias = Any
 """A Python int or a NumPy integer array."""
@@ -154,3 +169,24 @@ def head(c_in: Amount, classes: int) -> tuple[Layer, ...]:
     if classes == 0:
         return ()
     return (Layer("head", c_in, classes, 1, 1, bias=True, norm=False, activation=False),)
+
+
+def opening(segment: Segment, c_in: Amount, c: Amount, m: Amount, k: Amount) -> tuple[Layer, ...]:
+    """The layers of a segment's first block, or the one of the stem or the tail."""
+    if segment.kind == "stem":
+        return stem(c_in, c, k, segment.stride, segment.size, segment.time)
+    if segment.kind == "tail":
+        return tail(c_in, c, segment.size, segment.time)
+    return block(segment.block, c_in, c, m, k, segment.stride, segment.size, segment.time)
+
+
+def repeated(segment: Segment, c: Amount, m: Amount, k: Amount) -> tuple[Layer, ...]:
+    """The layers of every further block of a segment; none of the stem and the tail."""
+    if segment.kind != "stage":
+        return ()
+    return block(segment.block, c, c, m, k, 1, segment.out_size, segment.time.after)
+
+
+def closing(segment: Segment, c: Amount) -> tuple[Layer, ...]:
+    """The head where it follows a segment."""
+    return head(c, segment.classes)

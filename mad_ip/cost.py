@@ -1,19 +1,76 @@
-"""MACs and parameters of a list of layers, for single integers and arrays alike (design.md section 1)."""
+"""What layers cost: the registry of budgets, for single integers and arrays alike (docs/formulation.md section 1).
+
+A budget of the key ``macs`` limits what :data:`COSTS` says of ``macs``. Whatever lists, prices, searches, enumerates or
+checks designs loops over this registry: a new budget is one entry here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from mad_ip.blocks import Amount, Layer
+if TYPE_CHECKING:
+    from mad_ip.blocks import Amount, Layer
 
-__all__ = ["macs", "params"]
-
-
-def macs(layers: Iterable[Layer]) -> Amount:
-    """Multiply-accumulates at batch 1, what ``torch.utils.flop_counter`` reports divided by 2."""
-    return sum(layer.positions * layer.out_channels * layer.width * layer.present for layer in layers)
+__all__ = ["COSTS", "Cost", "macs", "params"]
 
 
-def params(layers: Iterable[Layer]) -> Amount:
-    """Learnable numbers: kernels, biases, and the scale and shift of every batch normalisation."""
-    return sum(layer.out_channels * (layer.width + layer.bias + 2 * layer.norm) * layer.present for layer in layers)
+@dataclass(frozen=True)
+class Cost:
+    """A quantity that a budget limits, an exact integer.
+
+    ``terms`` gives what a block's layers cost, of which the stem, the tail and the head are one each: amounts that
+    ``combine`` to the block's own, as the blocks' do to the network's. Each is that of one layer or of two neighbours,
+    so that it depends on at most two of the block's three widths. ``terms`` is also told whether the block opens its
+    segment. No amount is negative.
+    """
+
+    key: str
+    unit: str
+    terms: Callable[[Sequence[Layer], bool], Iterable[Amount]]
+    combine: Literal["sum", "max"] = "sum"
+
+    def of_block(self, layers: Sequence[Layer], opens: bool) -> Amount:
+        """What a block costs, 0 without layers."""
+        return self.together(self.terms(layers, opens))
+
+    def together(self, amounts: Iterable[Amount]) -> Amount:
+        """The cost of parts together."""
+        total: Amount = 0
+        for amount in amounts:
+            total = total + amount if self.combine == "sum" else _larger(total, amount)
+        return total
+
+
+def _larger(one: Amount, other: Amount) -> Amount:
+    """The maximum of integers or integer arrays, exactly."""
+    return one + (other - one) * (other > one)
+
+
+def _macs(layer: Layer) -> Amount:
+    return layer.positions * layer.out_channels * layer.width * layer.present
+
+
+def _params(layer: Layer) -> Amount:
+    return layer.out_channels * (layer.width + layer.bias + 2 * layer.norm) * layer.present
+
+
+COSTS: dict[str, Cost] = {
+    "macs": Cost("macs", "MACs", lambda layers, opens: map(_macs, layers)),
+    "params": Cost("params", "parameters", lambda layers, opens: map(_params, layers)),
+    "layers": Cost("layers", "counted layers", lambda layers, opens: (layer.counted * 1 for layer in layers)),
+}
+"""Multiply-accumulates at batch 1, what ``torch.utils.flop_counter`` reports divided by 2; learnable numbers: kernels,
+biases, and the scale and shift of every batch normalisation; counted layers.
+"""
+
+
+def macs(layers: Iterable[Layer]) -> Any:
+    """Multiply-accumulates of a list of layers."""
+    return sum(map(_macs, layers))
+
+
+def params(layers: Iterable[Layer]) -> Any:
+    """Learnable numbers of a list of layers."""
+    return sum(map(_params, layers))

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pathlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+from mad_ip import cost
 from mad_ip.errors import InputError
 from mad_ip.files import finite, named, read_toml
 from mad_ip.frames import Time, times
@@ -23,21 +25,40 @@ __all__ = [
     "CONVENTIONS",
     "FAMILIES",
     "Budget",
+    "Choice",
     "Domain",
     "Input",
     "Objective",
+    "Path",
+    "Segment",
     "Space",
     "Spec",
     "Stage",
     "Stem",
     "Tail",
     "default_weights",
+    "segments",
 ]
 
 CONVENTIONS = ("paper", "tinynas")
 FAMILIES = ("basic", "bottleneck", "inverted", "inverted_se")
 
 Domain = tuple[int, ...]
+
+_NO_CHOICE: Domain = (1,)
+
+
+class Choice(NamedTuple):
+    """What is decided about a segment; inner width and depth are 1 where there are no blocks."""
+
+    channels: int
+    mid: int
+    kernel: int
+    depth: int
+
+
+Path: TypeAlias = tuple[Choice, ...]
+"""An architecture of a spec: a choice for each of its segments, in forward order."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +71,44 @@ class Input:
     frames: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Budget:
-    """Upper limits; ``None`` means no limit. ``macs`` multiply-accumulates, ``layers`` counted layers."""
+    """Upper limits, by the keys of :data:`mad_ip.cost.COSTS` and ``effectiveness``; every one may be left out.
 
-    macs: float | None = None
-    params: float | None = None
-    effectiveness: float | None = None
-    layers: float | None = None
+    A limit is an attribute of its key's name, ``None`` where there is none: ``budget.macs``.
+    """
+
+    effectiveness: float | None
+    limits: tuple[tuple[str, float], ...]
+
+    def __init__(self, *, effectiveness: float | None = None, **limits: float | None) -> None:
+        """Raise :class:`TypeError` for a key that is not registered."""
+        unknown = limits.keys() - cost.COSTS.keys()
+        if unknown:
+            raise TypeError(f"{min(unknown)} is no budget; registered are {', '.join(cost.COSTS)}")
+        given = tuple((key, limit) for key in cost.COSTS if (limit := limits.get(key)) is not None)
+        object.__setattr__(self, "effectiveness", effectiveness)
+        object.__setattr__(self, "limits", given)
+
+    def __getattr__(self, key: str) -> float | None:
+        if key not in cost.COSTS:
+            raise AttributeError(f"{type(self).__name__} has no attribute {key!r}")
+        return dict(self.limits).get(key)
+
+    @staticmethod
+    def keys() -> tuple[str, ...]:
+        """The keys that a [budget] may have."""
+        first, second, *others = cost.COSTS
+        return first, second, "effectiveness", *others
+
+    def items(self) -> dict[str, float]:
+        """The limits given, by key, in the order of :meth:`keys`."""
+        return {key: limit for key in self.keys() if (limit := getattr(self, key)) is not None}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """``depth_penalty`` is beta in ``H - beta Q`` (design.md section 1)."""
+    """``depth_penalty`` is beta in ``H - beta Q`` (docs/formulation.md section 1)."""
 
     depth_penalty: float = 10.0
 
@@ -135,6 +181,85 @@ class Tail:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """The stem, a stage or the tail: its domains, and what is given about it.
+
+    ``size`` and ``out_size`` are the resolutions before and after it in pixels, ``time`` is the time axis of its first
+    block. ``weight`` is the entropy weight of the level that ends here, 0 where none does: the tail, where there is one,
+    ends the last stage's level. A segment is ``bounded`` where the effectiveness budget, if any, applies at its end, and
+    ``penalised`` where its depth is in Guideline 2's spread. ``classes`` is not 0 where the head follows, ``ruled``
+    where the rules of the space hold.
+    """
+
+    kind: Literal["stem", "stage", "tail"]
+    name: str
+    sources: Domain
+    channels: Domain
+    size: int
+    out_size: int
+    time: Time
+    weight: float
+    bounded: bool
+    block: str = ""
+    stride: int = 1
+    mid: Domain = _NO_CHOICE
+    kernel: Domain = _NO_CHOICE
+    depth: Domain = _NO_CHOICE
+    penalised: bool = False
+    classes: int = 0
+
+    @property
+    def ruled(self) -> bool:
+        """Whether the rules on neighbouring choices apply: to stages only."""
+        return self.kind == "stage"
+
+
+def segments(problem: Any, tail: Domain | None, sources: int, resolutions: tuple[int, ...]) -> tuple[Segment, ...]:
+    """The segments of a spec or a design: whatever has ``stem``, ``stages``, ``times``, ``convention``, ``classes``.
+
+    ``sources`` are the channels of the image, ``resolutions`` the sizes of the input and after the stem and each stage.
+    """
+    number = len(problem.stages)
+    penalised = set(range(number)[penalised_stages(problem.convention, number)])
+    levels = [problem.stem, *problem.stages]
+    built: list[Segment] = []
+    for level, kind in enumerate(["stem"] + ["stage"] * number + ["tail"] * (tail is not None)):
+        final = level == number + (tail is not None)
+        ends = final or level < number
+        decided = levels[min(level, number)]
+        weight = float(decided.weight) if ends else 0.0
+        facts: dict[str, Any] = {"time": Time(problem.times[-1].out_frames), "channels": tail, "size": resolutions[-1]}
+        if kind != "tail":
+            facts = {
+                "time": problem.times[level],
+                "channels": _domain(decided.channels),
+                "size": resolutions[level],
+                "stride": decided.stride,
+                "kernel": _domain(decided.kernel),
+            }
+        if kind == "stage":
+            facts |= {"block": decided.block, "mid": _domain(decided.mid), "depth": _domain(decided.depth)}
+        built.append(
+            Segment(
+                kind=kind,  # type: ignore[arg-type]
+                name=kind if kind != "stage" else f"stage {level}",
+                sources=built[-1].channels if built else (sources,),
+                out_size=resolutions[min(level, number) + 1],
+                weight=weight,
+                bounded=weight > 0 if problem.convention == "tinynas" else final,
+                penalised=kind == "stage" and level - 1 in penalised,
+                classes=problem.classes if final else 0,
+                **facts,
+            )
+        )
+    return tuple(built)
+
+
+def _domain(values: int | Domain) -> Domain:
+    return (values,) if isinstance(values, int) else values
+
+
+@dataclass(frozen=True)
 class Spec:
     """A design problem, of images or, where ``input.frames`` is given, of clips (docs/video.md).
 
@@ -173,12 +298,23 @@ class Spec:
         return times(self.input.frames, (self.stem, *self.stages))
 
     @property
+    def classes(self) -> int:
+        """Outputs of the head, 0 for none."""
+        return self.input.classes
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """Stem, stages and tail in forward order."""
+        tail = None if self.tail is None else self.tail.channels
+        return segments(self, tail, self.input.channels, (self.input.resolution, *self.resolutions))
+
+    @property
     def penalised(self) -> slice:
         """The stages whose depths Guideline 2 keeps uniform (all, or the last M - 2 in ``tinynas``)."""
         return penalised_stages(self.convention, len(self.stages))
 
     @classmethod
-    def load(cls, path: Path | str) -> Spec:
+    def load(cls, path: pathlib.Path | str) -> Spec:
         """Read and validate a spec.toml; raise :class:`InputError` naming file, key, value and what is allowed."""
         table, raw = read_toml(path)
         return cls.from_table(table, source=str(path), sha256=hashlib.sha256(raw).hexdigest())
@@ -206,7 +342,7 @@ class Spec:
                 classes=image.integer("classes", least=0, default=1000),
                 frames=frames,
             ),
-            budget=Budget(**{key.name: budget.number(key.name, positive=True) for key in fields(Budget)}),
+            budget=Budget(**{key: budget.number(key, positive=True) for key in Budget.keys()}),
             objective=Objective(objective.number("depth_penalty", default=10.0)),
             space=Space(
                 monotone=space.boolean("monotone", default=True),
@@ -254,15 +390,15 @@ class Spec:
             if section is None:
                 continue
             lines += ["", header]
-            for key in fields(section):
-                value = getattr(section, key.name)
-                if value is not None and (self.input.frames is not None or key.name not in _TEMPORAL):
-                    lines.append(f"{key.name} = {_toml(value)}")
+            for key in _names(type(section)):
+                value = getattr(section, key)
+                if value is not None and (self.input.frames is not None or key not in _TEMPORAL):
+                    lines.append(f"{key} = {_toml(value)}")
         return "\n".join(lines) + "\n"
 
 
 def penalised_stages(convention: str, stages: int) -> slice:
-    """Stages in Guideline 2's spread of depths (design.md section 1): all, or from the third on in ``tinynas``."""
+    """Stages in Guideline 2's spread of depths (docs/formulation.md section 1): all, or from the third on in ``tinynas``."""
     return slice(2, None) if convention == "tinynas" and stages >= 4 else slice(0, None)
 
 
@@ -295,7 +431,7 @@ _SECTIONS = ("name", "convention", "input", "budget", "objective", "space", "ste
 
 
 def _names(kind: type[Any]) -> list[str]:
-    return [item.name for item in fields(kind)]
+    return list(Budget.keys()) if kind is Budget else [item.name for item in fields(kind)]
 
 
 class _Reader:

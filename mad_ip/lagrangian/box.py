@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from mad_ip.spec import Domain, Spec
+from mad_ip.spec import Choice, Domain, Path, Spec
 
 __all__ = ["AXES", "Axis", "Box", "largest_spread", "spreads", "whole"]
 
@@ -37,12 +37,36 @@ class Box:
     last: int
 
     @property
-    def point(self) -> tuple[tuple[int, int, int, int], ...] | None:
-        """The choices of every segment in the order of :data:`AXES`, when there is only one architecture."""
+    def point(self) -> Path | None:
+        """The only architecture, when there is only one."""
         if any(len(values) > 1 for axis in AXES for values in getattr(self, axis)):
             return None
         choices = zip(self.channels, self.mid, self.kernel, self.depth, strict=True)
-        return tuple((c[0], m[0], k[0], depth[0]) for c, m, k, depth in choices)
+        return tuple(Choice(c[0], m[0], k[0], depth[0]) for c, m, k, depth in choices)
+
+    @property
+    def size(self) -> int:
+        """Number of values over all choices."""
+        return sum(len(values) for axis in AXES for values in getattr(self, axis))
+
+    def thinned(self, most: int) -> Box:
+        """The box with at most ``most`` of the channels and inner widths of every segment, both ends among them."""
+        channels, mid = (tuple(_spread(values, most) for values in axis) for axis in (self.channels, self.mid))
+        return dataclasses.replace(self, channels=channels, mid=mid)
+
+    def holds(self, path: Path) -> bool:
+        """Whether an architecture is in the box."""
+        total = sum(path[s].depth for s in self.penalised)
+        return self.first <= total <= self.last and all(
+            value in values
+            for s, choice in enumerate(path)
+            for value, values in zip(choice, self.choices[s], strict=True)
+        )
+
+    @functools.cached_property
+    def choices(self) -> tuple[tuple[Domain, ...], ...]:
+        """The values of every segment in the order of :data:`AXES`."""
+        return tuple(zip(self.channels, self.mid, self.kernel, self.depth, strict=True))
 
     def tightened(self) -> Box | None:
         """The box without the depths that no admissible total allows; ``None`` when nothing is left."""
@@ -82,21 +106,27 @@ class Box:
         return self.restricted(axis, segment, low), self.restricted(axis, segment, high)
 
 
+def _spread(values: Domain, most: int) -> Domain:
+    """At most so many of the values, in about equal ratios."""
+    if len(values) <= most:
+        return values
+    logs = np.log(values)
+    wanted = np.linspace(logs[0], logs[-1], most)
+    return tuple(sorted({values[int(np.abs(logs - at).argmin())] for at in wanted}))
+
+
 def whole(spec: Spec) -> Box:
     """The whole space of a spec."""
-    one: Domain = (1,)
-    stages = spec.stages
-    tail = () if spec.tail is None else (spec.tail.channels,)
-    ends = (one,) * len(tail)
-    penalised = tuple(range(1, len(stages) + 1))[spec.penalised] if spec.objective.depth_penalty > 0 else ()
+    segments = spec.segments
+    penalised = tuple(s for s, segment in enumerate(segments) if segment.penalised and spec.objective.depth_penalty > 0)
     return Box(
-        channels=(spec.stem.channels, *(stage.channels for stage in stages), *tail),
-        mid=(one, *(stage.mid for stage in stages), *ends),
-        kernel=(one, *(stage.kernel for stage in stages), *ends),
-        depth=(one, *(stage.depth for stage in stages), *ends),
+        channels=tuple(segment.channels for segment in segments),
+        mid=tuple(segment.mid for segment in segments),
+        kernel=tuple(segment.kernel for segment in segments),
+        depth=tuple(segment.depth for segment in segments),
         penalised=penalised,
         first=0,
-        last=sum(stages[s - 1].depth[-1] for s in penalised),
+        last=sum(segments[s].depth[-1] for s in penalised),
     )
 
 

@@ -1,251 +1,367 @@
-"""The inner loops of the program: the best option of a pair for a slope, and upper envelopes of lines.
+"""The program's loops, compiled: the best option of a pair for a slope, envelopes of lines, and bounds by value.
 
-Written once for NumPy, and once more for numba where that is installed (``pip install 'mad-ip[fast]'``): same
-results, an order of magnitude faster on fine grids. ``MAD_IP_NUMBA=0`` in the environment chooses NumPy.
+Every function works on whole arrays and holds no lock of the interpreter, so that threads share the boxes of a round.
+Results do not depend on the order of the rows, nor on which thread computes them.
+
+Axes: S sources, N nodes, K kernels, E kernels that matter to what enters (K or 1), W inner widths, D lines in the depth,
+J lines (or slopes) at the nodes, in ascending slope. A block of an option costs
+``entering[s, e, w] + pair[s, n] + opening[n, k, w] + (L - 1) again[n, k, w]``.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import numba
 import numpy as np
-from numpy.typing import NDArray
 
-from mad_ip.lagrangian.tables import Floats, Integers
+__all__ = ["CAPACITY", "best_choice", "envelopes", "option_bounds", "priced", "through", "value_bounds"]
 
-__all__ = [
-    "ACCELERATED",
-    "Groups",
-    "Lines",
-    "Priced",
-    "best_values",
-    "coarser",
-    "envelope",
-    "padded",
-    "values",
-]
+CAPACITY = 16
+"""Lines kept at a node; more are replaced by as many chords, which are nowhere below them."""
 
-_FEW = 6
-"""Inner widths up to which trying all is faster than the closed form."""
+_F = TypeVar("_F", bound=Callable[..., Any])
 
-_CHUNK = 1 << 17
-"""Elements of an array that NumPy computes with at a time: what fits a cache."""
+_FAST = {"nnan", "nsz"}
+"""What lets a maximum use the processor's vectors; nothing here is not a number, and no sum is reordered."""
 
 
-@dataclass(frozen=True)
-class Priced:
-    """A segment's options with their prices. Axes: P pairs, N nodes, K kernels, L depths, W inner widths.
-
-    The price of an option is ``q0 + q1 m + q2 m^2 + L stepped(m) + per_depth(L)``, with ``q = first + (L - 1) again``;
-    ``first`` (3, P, K), ``again`` (3, N, K). Its log-width is ``sigma_first + (L - 1) sigma_again + e L ln m``.
-    Widths from ``first_mid`` to before ``end_mid`` go with the channels of a node.
-    """
-
-    node: Integers
-    first: Floats
-    again: Floats
-    per_depth: Floats
-    stepped: Floats | None
-    sigma_first: Floats
-    sigma_again: Floats
-    exponent: int
-    depth: Integers
-    mid: Floats
-    log_mid: Floats
-    first_mid: Integers
-    end_mid: Integers
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Lines ``slope S + intercept`` of every row, ``(rows, lines)``, in ascending slope.
-
-    Those with intercept minus infinity do not exist. ``origin`` is the candidate each came from.
-    """
-
-    slope: Floats
-    intercept: Floats
-    origin: Integers
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Members of every group, padded: ``members`` (groups, size), of which those ``exists`` says are real."""
-
-    members: Integers
-    exists: NDArray[np.bool_]
-
-
-def padded(group: Integers) -> Groups:
-    """The positions of every group, ``group`` giving that of each position; none is empty."""
-    order = np.argsort(group, kind="stable")
-    counts = np.bincount(group)
-    position = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
-    members = np.zeros((len(counts), int(counts.max())), np.int64)
-    exists = np.zeros(members.shape, bool)
-    members[group[order], position] = order
-    exists[group[order], position] = True
-    return Groups(members, exists)
-
-
-def best_values(options: Priced, pairs: Integers, slopes: Floats) -> Floats:
-    """``max over options of slope sigma - price`` for rows of a pair and a slope."""
-    if _compiled is not None:
-        return np.asarray(_compiled.best(*_arguments(options), pairs, slopes))
-    size = max(1, _CHUNK // (options.first.shape[2] * len(options.depth)))
-    if len(pairs) <= size:
-        return np.asarray(values(options, pairs, slopes).max(axis=(1, 2)))
-    best = np.empty(len(pairs))
-    for start in range(0, len(pairs), size):
-        rows = slice(start, start + size)
-        best[rows] = values(options, pairs[rows], slopes[rows]).max(axis=(1, 2))
-    return best
-
-
-def values(options: Priced, pairs: Integers, slopes: Floats, only: int | None = None) -> Floats:
-    """``max over m of slope sigma - price`` for rows of a pair and a slope: (rows, K, L).
-
-    With ``only``, the inner width of that index alone; minus infinity where it does not go with the channels.
-    """
-    node, depth = options.node[pairs], options.depth
-    repeats = depth - 1
-    slope = slopes[:, None, None]
-    constant, linear, square = options.first[:, pairs, :, None] + options.again[:, node, :, None] * repeats
-    sigma = options.sigma_first[pairs, :, None] + options.sigma_again[node, :, None] * repeats
-    plain = slope * sigma - (constant + options.per_depth)
-    if options.exponent == 0:
-        return np.asarray(plain)
-    # slope e L ln m - linear m - square m^2 - L stepped(m), concave in m without the last term.
-    reward = slope * (options.exponent * depth)
-    first, end = options.first_mid[node][:, None, None], options.end_mid[node][:, None, None]
-    best = np.full(plain.shape, -np.inf)
-    if only is not None or len(options.mid) <= _FEW or options.stepped is not None:
-        for w in range(len(options.mid)) if only is None else (only,):
-            mid = options.mid[w]
-            value = reward * options.log_mid[w] - linear * mid - square * mid**2
-            if options.stepped is not None:
-                value -= options.stepped[w] * depth
-            np.maximum(best, np.where((first <= w) & (w < end), value, -np.inf), out=best)
-        return np.asarray(plain + best)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ideal = 2 * reward / (linear + np.sqrt(linear**2 + 8 * reward * square))
-    above = np.searchsorted(options.mid, ideal)
-    for position in (above - 1, above):
-        # Where nothing is charged the ideal is infinite or not a number, and the widest is best: both clip to it.
-        at = np.clip(position, first, end - 1)
-        mid = options.mid[at]
-        np.maximum(best, reward * options.log_mid[at] - linear * mid - square * mid**2, out=best)
-    return np.asarray(plain + best)
-
-
-def envelope(slopes: Floats, intercepts: Floats, low: Floats, high: Floats) -> Lines:
-    """Per row, the lines that are maximal somewhere on ``[low, high]``, from left to right, padded.
-
-    Walks from the best line at a point to the line of larger slope that meets it first. Lines with intercept minus
-    infinity do not exist; a row without any keeps one of them.
-    """
-    if _compiled is not None:
-        number, found = _compiled.walk(slopes, intercepts, low, high)
-        origin = np.ascontiguousarray(found[:, : number.max()])
-        exists = np.arange(origin.shape[1]) < number[:, None]
-    else:
-        origin, exists = _walk(slopes, intercepts, low, high)
-    kept = np.take_along_axis(intercepts, origin, axis=1)
-    return Lines(np.take_along_axis(slopes, origin, axis=1), np.where(exists, kept, -np.inf), origin)
-
-
-def coarser(lines: Lines, low: Floats, high: Floats, most: int) -> Lines:
-    """Rows of more than ``most`` lines replaced by ``most`` chords of their envelope on ``[low, high]``.
-
-    A line that is not below a convex function at two points is not below it between them.
-    """
-    number = np.isfinite(lines.intercept).sum(axis=1)
-    many = np.flatnonzero(number > most)
-    if len(many) == 0:
-        return lines
-    count, rows = number[many], np.arange(len(many))[:, None]
-    slope, intercept = lines.slope[many], lines.intercept[many]
-    # Corners of the envelope: the ends of the range, and where consecutive lines meet.
-    picked = np.round(np.linspace(0, 1, most + 1) * count[:, None]).astype(int)
-    left, right = np.maximum(picked - 1, 0), np.minimum(picked, count[:, None] - 1)
-    rise = slope[rows, right] - slope[rows, left]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        corner = np.where(rise > 0, (intercept[rows, left] - intercept[rows, right]) / rise, low[many, None])
-    corner[:, -1] = high[many]
-    corner = np.clip(corner, low[many, None], high[many, None])
-    height = np.maximum(
-        slope[rows, left] * corner + intercept[rows, left], slope[rows, right] * corner + intercept[rows, right]
-    )
-    run = np.diff(corner, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        chord = np.where(run > 0, np.diff(height, axis=1) / run, slope[rows, right[:, :-1]])
-    chord = np.clip(chord, slope[rows, right[:, :-1]], slope[rows, left[:, 1:]])
-    at = np.maximum(height[:, :-1] - chord * corner[:, :-1], height[:, 1:] - chord * corner[:, 1:])
-    width = min(lines.slope.shape[1], max(most, int(number[number <= most].max(initial=0))))
-    slopes, intercepts = lines.slope[:, :width].copy(), lines.intercept[:, :width].copy()
-    origin = lines.origin[:, :width].copy()
-    intercepts[many] = -np.inf
-    slopes[many, :most], intercepts[many, :most] = chord, at
-    origin[many, :most] = lines.origin[many][rows, (right[:, :-1] + left[:, 1:]) // 2]
-    return Lines(slopes, intercepts, origin)
-
-
-def _walk(slopes: Floats, intercepts: Floats, low: Floats, high: Floats) -> tuple[Integers, Any]:
-    """All rows together."""
-    rows = np.arange(len(slopes))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = intercepts + slopes * low[:, None]
-        # Of equal values at the left end the steepest line is the best just after it.
-        current = np.where(values >= values.max(axis=1, keepdims=True), slopes, -np.inf).argmax(axis=1)
-        active = np.ones(len(slopes), bool)
-        chosen, used = [current], [active]
-        while True:
-            rise = slopes - slopes[rows, current][:, None]
-            fall = intercepts[rows, current][:, None] - intercepts
-            meeting = np.where(rise > 0, fall / rise, np.inf)
-            nearest = meeting.min(axis=1)
-            active = active & (nearest < high)
-            if not active.any():
-                break
-            following = np.where(meeting <= nearest[:, None], slopes, -np.inf).argmax(axis=1)
-            current = np.where(active, following, current)
-            chosen.append(current)
-            used.append(active)
-    return np.stack(chosen, axis=1), np.stack(used, axis=1)
-
-
-def _arguments(options: Priced) -> tuple[Any, ...]:
-    stepped = np.zeros(0) if options.stepped is None else options.stepped
-    return (
-        options.node,
-        options.first,
-        options.again,
-        options.per_depth,
-        stepped,
-        options.sigma_first,
-        options.sigma_again,
-        options.exponent,
-        options.depth,
-        options.mid,
-        options.log_mid,
-        options.first_mid,
-        options.end_mid,
-    )
-
-
-def _load() -> Any:
-    if os.environ.get("MAD_IP_NUMBA", "1") == "0":
-        return None
+def _compiled(function: _F) -> _F:
+    """Compile on the first call; the machine code is kept on disk where there is a place for it."""
     try:
-        from mad_ip.lagrangian import compiled
-    except ImportError:
-        return None
-    return compiled
+        return numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
+    except RuntimeError:
+        return numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
 
 
-_compiled = _load()
+@_compiled
+def priced(costs: Any, prices: Any) -> Any:
+    """``sum_b prices[b] costs[b]``, the rows of ``costs`` (B, X)."""
+    total = np.zeros(costs.shape[1])
+    for b in range(costs.shape[0]):
+        price = prices[b]
+        if price != 0:
+            for x in range(costs.shape[1]):
+                total[x] += price * costs[b, x]
+    return total
 
-ACCELERATED = _compiled is not None
-"""Whether numba does the inner loops."""
+
+@_compiled
+def _options(
+    n: int, slope: float, opening: Any, again: Any, log_opening: Any, log_again: Any, lines: Any, best: Any
+) -> None:
+    """The largest ``slope sigma - price`` of node n's blocks over the depths, by kernel and width: ``best`` (K, W).
+
+    ``lines`` (2, D) are slopes and intercepts of the envelope of ``(L - 1) y - per_depth(L)`` in y, the worth of one
+    more block.
+    """
+    kernels, widths = best.shape
+    for k in range(kernels):
+        for w in range(widths):
+            worth = slope * log_again[n, k, w] - again[n, k, w]
+            top = lines[0, 0] * worth + lines[1, 0]
+            for d in range(1, lines.shape[1]):
+                top = max(top, lines[0, d] * worth + lines[1, d])
+            best[k, w] = slope * log_opening[n, k, w] - opening[n, k, w] + top
+
+
+@_compiled
+def through(
+    node: Any,
+    slope: Any,
+    intercept: Any,
+    begin: int,
+    end: int,
+    pair: Any,
+    entering: Any,
+    opening: Any,
+    again: Any,
+    log_source: Any,
+    log_opening: Any,
+    log_again: Any,
+    lines: Any,
+    first_mid: Any,
+    end_mid: Any,
+    values: Any,
+) -> None:
+    """For lines ``begin`` to ``end`` ahead of a segment, their intercepts before it: ``values`` (S, J)."""
+    sources, kernels, widths = pair.shape[0], opening.shape[1], opening.shape[2]
+    rows = entering.shape[1]
+    best = np.empty((kernels, widths))
+    for j in range(begin, end):
+        n, a = node[j], slope[j]
+        _options(n, a, opening, again, log_opening, log_again, lines, best)
+        if rows == 1:
+            for k in range(1, kernels):
+                for w in range(widths):
+                    best[0, w] = max(best[0, w], best[k, w])
+        for s in range(sources):
+            top = -np.inf
+            low, high = first_mid[s, n], end_mid[s, n]
+            for e in range(rows):
+                for w in range(low, high):
+                    top = max(top, best[e, w] - entering[s, e, w])
+            values[s, j] = top + (a * log_source[s] - pair[s, n] + intercept[j])
+
+
+@_compiled
+def envelopes(
+    slopes: Any,
+    values: Any,
+    own: Any,
+    low: Any,
+    high: Any,
+    begin: int,
+    end: int,
+    slope: Any,
+    intercept: Any,
+    origin: Any,
+    number: Any,
+) -> None:
+    """Upper envelopes on ``[low, high]`` of the lines ``(slopes[j] + own[s], values[s, j])`` of sources begin to end.
+
+    ``slopes`` ascend. Of source s, ``number[s]`` lines go to ``slope``, ``intercept`` and ``origin`` (S, CAPACITY), in
+    ascending slope; where there are more, as many chords at least as high as they are.
+    """
+    size = len(slopes)
+    stack = np.empty(size, np.int64)
+    corner = np.empty(CAPACITY + 1)
+    height = np.empty(CAPACITY + 1)
+    for s in range(begin, end):
+        top = 0
+        for j in range(size):
+            if values[s, j] == -np.inf:
+                continue
+            if top > 0 and slopes[stack[top - 1]] == slopes[j]:
+                if values[s, j] <= values[s, stack[top - 1]]:
+                    continue
+                top -= 1
+            while top > 1:
+                i, h = stack[top - 1], stack[top - 2]
+                # The last line is nowhere above the two around it.
+                if (values[s, h] - values[s, j]) * (slopes[i] - slopes[h]) > (values[s, h] - values[s, i]) * (
+                    slopes[j] - slopes[h]
+                ):
+                    break
+                top -= 1
+            stack[top] = j
+            top += 1
+        start = 0
+        while start + 1 < top:
+            i, j = stack[start], stack[start + 1]
+            if (values[s, i] - values[s, j]) / (slopes[j] - slopes[i]) > low[s]:
+                break
+            start += 1
+        while start + 1 < top:
+            i, j = stack[top - 2], stack[top - 1]
+            if (values[s, i] - values[s, j]) / (slopes[j] - slopes[i]) < high[s]:
+                break
+            top -= 1
+        found = top - start
+        if found <= CAPACITY:
+            number[s] = found
+            for i in range(found):
+                j = stack[start + i]
+                slope[s, i], intercept[s, i], origin[s, i] = slopes[j] + own[s], values[s, j], j
+            continue
+        # Corners of the envelope: the ends of the range, and where consecutive lines meet.
+        number[s] = CAPACITY
+        for i in range(CAPACITY + 1):
+            picked = start + i * found // CAPACITY
+            left, right = stack[max(picked - 1, start)], stack[min(picked, top - 1)]
+            if i == 0:
+                at = low[s]
+            elif i == CAPACITY:
+                at = high[s]
+            else:
+                at = (values[s, left] - values[s, right]) / (slopes[right] - slopes[left])
+            at = min(max(at, low[s]), high[s])
+            corner[i] = at
+            height[i] = max(slopes[left] * at + values[s, left], slopes[right] * at + values[s, right])
+        for i in range(CAPACITY):
+            first, last = stack[start + i * found // CAPACITY], stack[start + (i + 1) * found // CAPACITY - 1]
+            run = corner[i + 1] - corner[i]
+            chord = (height[i + 1] - height[i]) / run if run > 0 else slopes[first]
+            chord = min(max(chord, slopes[first]), slopes[last])
+            slope[s, i] = chord + own[s]
+            intercept[s, i] = max(height[i] - chord * corner[i], height[i + 1] - chord * corner[i + 1])
+            origin[s, i] = stack[start + i * found // CAPACITY + (found // CAPACITY) // 2]
+
+
+@_compiled
+def best_choice(
+    s: int,
+    n: int,
+    slope: float,
+    entering: Any,
+    opening: Any,
+    again: Any,
+    log_opening: Any,
+    log_again: Any,
+    depth: Any,
+    per_depth: Any,
+    first_mid: Any,
+    end_mid: Any,
+) -> tuple[int, int, int]:
+    """Kernel, width and depth, as positions, of the best option of a pair for the slope ahead."""
+    found, top = (0, 0, 0), -np.inf
+    rows = entering.shape[1]
+    for k in range(opening.shape[1]):
+        e = min(k, rows - 1)
+        for w in range(first_mid[s, n], end_mid[s, n]):
+            worth = slope * log_again[n, k, w] - again[n, k, w]
+            plain = slope * log_opening[n, k, w] - opening[n, k, w] - entering[s, e, w]
+            for d in range(len(depth)):
+                value = plain + (depth[d] - 1) * worth - per_depth[d]
+                if value > top:
+                    found, top = (k, w, d), value
+    return found
+
+
+@_compiled
+def _interpolated(at: float, grid: Any, known: Any, number: int) -> float:
+    """The chord of a convex function known at ``number`` ascending points, which is never below it."""
+    if number == 1:
+        return known[0]  # type: ignore[no-any-return]
+    low, high = 1, number - 1
+    while low < high:
+        middle = (low + high) // 2
+        if grid[middle] < at:
+            low = middle + 1
+        else:
+            high = middle
+    left, right = grid[low - 1], grid[low]
+    if right <= left or at >= right:
+        return known[low]  # type: ignore[no-any-return]
+    if at <= left:
+        return known[low - 1]  # type: ignore[no-any-return]
+    share = (at - left) / (right - left)
+    return (1 - share) * known[low - 1] + share * known[low]  # type: ignore[no-any-return]
+
+
+@_compiled
+def value_bounds(
+    node: Any,
+    slope: Any,
+    intercept: Any,
+    begin: int,
+    end: int,
+    pair: Any,
+    entering: Any,
+    opening: Any,
+    again: Any,
+    log_source: Any,
+    log_opening: Any,
+    log_again: Any,
+    lines: Any,
+    depth: Any,
+    per_depth: Any,
+    first_mid: Any,
+    end_mid: Any,
+    own: Any,
+    grid: Any,
+    known: Any,
+    grid_number: Any,
+    target: float,
+    reached: Any,
+    by_node: Any,
+    by_mid: Any,
+    by_kernel: Any,
+    by_depth: Any,
+) -> float:
+    """The best prefix through a segment for slopes ``begin`` to ``end`` at its nodes: ``reached`` (J).
+
+    Where a slope is that of a line ahead, with its ``intercept`` (not minus infinity) and all constants, the best path
+    through every value of every choice raises ``by_...``, if it passes ``target``; the best of the others is returned.
+    Prefixes are known by source at the slopes ``grid`` (S, G), ``own`` (S) being the slope of the source itself.
+    """
+    sources, kernels, widths = pair.shape[0], opening.shape[1], opening.shape[2]
+    rows = entering.shape[1]
+    best, before = np.empty((kernels, widths)), np.empty((rows, widths))
+    below = -np.inf
+    for j in range(begin, end):
+        n, a = node[j], slope[j]
+        before[:] = -np.inf
+        for s in range(sources):
+            low, high = first_mid[s, n], end_mid[s, n]
+            if low >= high:
+                continue
+            rest = _interpolated(a + own[s], grid[s], known[s], grid_number[s]) + (a * log_source[s] - pair[s, n])
+            for e in range(rows):
+                for w in range(low, high):
+                    before[e, w] = max(before[e, w], rest - entering[s, e, w])
+        _options(n, a, opening, again, log_opening, log_again, lines, best)
+        top = -np.inf
+        for k in range(kernels):
+            e = min(k, rows - 1)
+            for w in range(widths):
+                top = max(top, before[e, w] + best[k, w])
+        reached[j] = top
+        if intercept[j] == -np.inf:
+            continue
+        if top + intercept[j] <= target:
+            below = max(below, top + intercept[j])
+            continue
+        by_node[n] = max(by_node[n], top + intercept[j])
+        for k in range(kernels):
+            e = min(k, rows - 1)
+            for w in range(widths):
+                total = before[e, w] + best[k, w] + intercept[j]
+                if total <= target:
+                    below = max(below, total)
+                    continue
+                by_kernel[k] = max(by_kernel[k], total)
+                by_mid[w] = max(by_mid[w], total)
+                worth = a * log_again[n, k, w] - again[n, k, w]
+                plain = before[e, w] + (a * log_opening[n, k, w] - opening[n, k, w]) + intercept[j]
+                for d in range(len(depth)):
+                    value = plain + (depth[d] - 1) * worth - per_depth[d]
+                    if value > target:
+                        by_depth[d] = max(by_depth[d], value)
+                    else:
+                        below = max(below, value)
+    return below
+
+
+@_compiled
+def option_bounds(
+    node: Any,
+    slope: Any,
+    intercept: Any,
+    pair: Any,
+    entering: Any,
+    opening: Any,
+    again: Any,
+    log_source: Any,
+    log_opening: Any,
+    log_again: Any,
+    depth: Any,
+    per_depth: Any,
+    first_mid: Any,
+    end_mid: Any,
+    own: Any,
+    grid: Any,
+    known: Any,
+    grid_number: Any,
+    bounds: Any,
+) -> None:
+    """The best path through every option, ``bounds`` (S, N, K, W, L), over the lines ahead, with all constants."""
+    sources, kernels = pair.shape[0], opening.shape[1]
+    rows = entering.shape[1]
+    for j in range(len(node)):
+        n, a = node[j], slope[j]
+        for s in range(sources):
+            low, high = first_mid[s, n], end_mid[s, n]
+            if low >= high:
+                continue
+            rest = _interpolated(a + own[s], grid[s], known[s], grid_number[s]) + (a * log_source[s] - pair[s, n])
+            rest += intercept[j]
+            for k in range(kernels):
+                e = min(k, rows - 1)
+                for w in range(low, high):
+                    worth = a * log_again[n, k, w] - again[n, k, w]
+                    plain = rest - entering[s, e, w] + (a * log_opening[n, k, w] - opening[n, k, w])
+                    for d in range(len(depth)):
+                        value = plain + (depth[d] - 1) * worth - per_depth[d]
+                        bounds[s, n, k, w, d] = max(bounds[s, n, k, w, d], value)

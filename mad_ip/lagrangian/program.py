@@ -1,33 +1,34 @@
 """The Lagrangian relaxation over one box, solved exactly by a dynamic program whose values are envelopes of lines.
 
 Budgets, effectiveness, depth penalty and the total of the depths are priced; what remains is a longest path whose
-value-to-go is a convex piecewise linear function of the log-width carried (design.md section 4.1). Any multipliers
-give a valid bound on the score of every feasible design of the box.
+value-to-go is a convex piecewise linear function of the log-width carried (docs/verification.md). Any multipliers give a
+valid bound on the score of every feasible design of the box.
 
 Symbols: ``sigma`` log-width of an option; ``A S + B`` a line in the carried log-width ``S``; ``x`` multipliers, in the
 order budgets, effectiveness of every bounded segment, curvature ``b`` (at least 0) and total ``nu`` (of any sign);
-``a + b V`` an affine minorant of ``Q(V)``.
+``a + b V`` an affine minorant of ``Q(V)``. Axes as in :mod:`mad_ip.lagrangian.kernels`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from mad_ip import entropy
+from mad_ip.cost import COSTS
+from mad_ip.lagrangian import kernels
 from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
-from mad_ip.lagrangian.kernels import Groups, Lines, Priced, best_values, coarser, envelope, padded, values
-from mad_ip.lagrangian.tables import BUDGETS, Floats, Integers, Table
+from mad_ip.lagrangian.tables import Floats, Integers, Table
 from mad_ip.lagrangian.tables import tables as build_tables
-from mad_ip.spec import Spec
+from mad_ip.spec import Choice, Path, Spec
 
-__all__ = ["Bound", "Choice", "Program", "Relaxation"]
-
-Choice = tuple[int, int, int, int]
-"""Channels, inner width, kernel and depth of a segment."""
+__all__ = ["Bound", "Program", "Relaxation", "Shared", "Trace", "alone"]
 
 _ROUNDING = 1e-12
 """Margin on every bound, relative to the magnitudes summed: see docs/verification.md."""
@@ -35,26 +36,46 @@ _ROUNDING = 1e-12
 _PRICES = np.geomspace(0.02, 20, 10)
 """Prices of a budget, in units of the widest path, that bound what a path carries."""
 
-_LINES = 16
-"""Lines kept at a node; more are replaced by as many chords, which are nowhere below them."""
+_FORBIDDEN = 1e30
+"""Price of an option that passes a budget on a maximum: no path that takes it is the best."""
 
-_CHUNK = 1 << 17
-"""Options valued at a time when every value of a choice gets a bound of its own."""
+_SHARED = 1 << 22
+"""Elementary steps of a loop above which threads share it."""
+
+Shared = Callable[[int, Callable[[int, int], Any]], list[Any]]
+"""Calls a function of ``begin`` and ``end`` on parts of a range that cover it, and returns what the parts return."""
+
+
+def alone(size: int, work: Callable[[int, int], Any]) -> list[Any]:
+    """This thread does all of it."""
+    return [work(0, size)]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A path with what it adds to a Lagrangian: its entropy, what it spends of each budget (in units of the budget),
+    and log-width and layers up to every bounded segment.
+    """
+
+    path: Path
+    entropy: float
+    spent: Floats
+    log_widths: tuple[float, ...]
+    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound ``value`` on the score within a box, by ``multipliers``; ``slack`` is its subgradient.
+    """An upper bound ``value`` on the score within a box, by ``multipliers``.
 
     ``tangents`` are the numbers of layers where phi is replaced by its tangent, one for each bounded segment;
-    ``path`` is the maximising path, one choice for each segment.
+    ``trace`` is the maximising path, ``None`` where there is none.
     """
 
     value: float
     multipliers: Floats
-    slack: Floats
     tangents: tuple[float, ...]
-    path: tuple[Choice, ...]
+    trace: Trace | None
 
 
 class Relaxation:
@@ -63,11 +84,17 @@ class Relaxation:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.tables = build_tables(spec)
-        self.budgets = [name for name in BUDGETS if getattr(spec.budget, name) is not None]
+        given = [key for key in COSTS if getattr(spec.budget, key) is not None]
+        self.budgets = [key for key in given if COSTS[key].combine == "sum"]
+        self.forbidding = len(given) > len(self.budgets)
         self.bounded = [s for s, table in enumerate(self.tables) if table.bounded]
         ratio = spec.budget.effectiveness
         self.log_ratio = 0.0 if ratio is None else math.log(ratio) + math.log1p(entropy.EFFECTIVENESS_TOLERANCE)
         self.beta = spec.objective.depth_penalty
+
+    def prices(self, budgets: Floats) -> Floats:
+        """The prices of all rows of costs."""
+        return np.append(budgets, _FORBIDDEN) if self.forbidding else np.asarray(budgets, float)
 
     @cached_property
     def widest(self) -> list[Floats]:
@@ -99,131 +126,176 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class _Part:
-    """One segment within a box; axes as in :class:`mad_ip.lagrangian.kernels.Priced`, B budgets.
+    """One segment within a box: the rows of its table that are left; B rows of costs."""
 
-    ``source`` and ``node`` are the ends of every pair, as positions among the channels before and after the segment.
-    """
-
-    source: Integers
-    node: Integers
     channels: Integers
-    mid: Floats
-    log_mid: Floats
+    mid: Integers
+    kernel: Integers
+    depth: Floats
+    pair: Floats
+    entering: Floats
+    opening: Floats
+    again: Floats
+    log_source: Floats
+    log_opening: Floats
+    log_again: Floats
     first_mid: Integers
     end_mid: Integers
-    kernel: Integers
-    depth: Integers
-    first: Floats
-    again: Floats
-    stepped: Floats | None
-    sigma_first: Floats
-    sigma_again: Floats
-    exponent: int
     layers: int
     gain: Floats
-    leaving: Groups
 
-    def priced(self, budgets: Floats, per_depth: Floats) -> Priced:
+    @cached_property
+    def largest(self) -> Floats:
+        """For every budget, no less than what any option costs."""
+        parts = (array.reshape(len(array), -1).max(axis=1) for array in (self.pair, self.entering, self.opening))
+        return np.asarray(sum(parts) + (self.depth[-1] - 1) * self.again.reshape(len(self.again), -1).max(axis=1))
+
+    @property
+    def widths(self) -> tuple[Floats, Floats, Floats]:
+        """For the kernels."""
+        return self.log_source, self.log_opening, self.log_again
+
+    @cached_property
+    def follows(self) -> Any:
+        """Whether a node may follow a source (S, N)."""
+        return self.first_mid < self.end_mid
+
+    @property
+    def work(self) -> int:
+        """Elementary steps for one line at every node."""
+        return self.first_mid.size * self.entering.shape[2] * self.entering.shape[3]
+
+    def priced(self, prices: Floats, per_depth: Floats, slope: float) -> _Priced:
         """The options with a price for every unit of a budget, and one for every depth."""
-        return Priced(
-            node=self.node,
-            first=np.tensordot(budgets, self.first, (0, 1)),
-            again=np.tensordot(budgets, self.again, (0, 1)),
-            per_depth=per_depth,
-            stepped=None if self.stepped is None else budgets @ self.stepped,
-            sigma_first=self.sigma_first,
-            sigma_again=self.sigma_again,
-            exponent=self.exponent,
-            depth=self.depth,
-            mid=self.mid,
-            log_mid=self.log_mid,
-            first_mid=self.first_mid,
-            end_mid=self.end_mid,
+        arrays = (self.pair, self.entering, self.opening, self.again)
+        pair, entering, opening, again = (
+            kernels.priced(array.reshape(len(array), -1), prices).reshape(array.shape[1:]) for array in arrays
         )
+        # One more block is worth y: the best number of them is the highest of these lines in y.
+        lines = np.array([self.depth - 1, -per_depth])
+        return _Priced(pair, entering, opening, again, per_depth, lines, slope, float(prices @ self.largest))
 
 
 @dataclass(frozen=True)
-class _Prices:
-    """A segment's priced options, and the slope that the price of effectiveness adds at its end."""
+class _Priced:
+    """A part's prices; ``slope`` is what the price of effectiveness adds at its end, ``largest`` no price passes."""
 
-    options: Priced
+    pair: Floats
+    entering: Floats
+    opening: Floats
+    again: Floats
+    per_depth: Floats
+    lines: Floats
     slope: float
+    largest: float
+
+    @property
+    def arrays(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """For the kernels."""
+        return self.pair, self.entering, self.opening, self.again
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """Lines of the value-to-go at the nodes of a segment, in ascending slope: node, slope and intercept."""
+
+    node: Integers
+    slope: Floats
+    intercept: Floats
+    origin: Integers
+
+    @classmethod
+    def gathered(cls, slope: Floats, intercept: Floats, origin: Integers, number: Integers) -> _Ahead:
+        """From rows of ``number`` lines for every node."""
+        node, place = np.nonzero(np.arange(slope.shape[1]) < number[:, None])
+        order = np.argsort(slope[node, place], kind="stable")
+        node, place = node[order], place[order]
+        return cls(node, slope[node, place], intercept[node, place], origin[node, place])
 
 
 class Program:
-    """The relaxation over a box; ``is_empty`` when no path of channels remains."""
+    """The relaxation over a box; ``is_empty`` when no path of channels remains.
 
-    def __init__(self, relaxation: Relaxation, box: Box, *, ranged: bool = True) -> None:
+    ``shared`` lets threads share large loops.
+    """
+
+    def __init__(self, relaxation: Relaxation, box: Box, *, ranged: bool = True, shared: Shared = alone) -> None:
         self.relaxation = relaxation
         self.box = box
+        self.shared = shared
         self.parts: list[_Part] = []
-        positions = [
-            [np.searchsorted(full, values) for full, values in zip(grids, domains, strict=True)]
-            for grids, domains in (
-                ([table.nodes for table in relaxation.tables], box.channels),
-                ([table.mid for table in relaxation.tables], box.mid),
-                ([table.kernel for table in relaxation.tables], box.kernel),
-            )
+        grids = [(table.nodes, table.mid, table.kernel) for table in relaxation.tables]
+        domains = zip(box.channels, box.mid, box.kernel, strict=True)
+        places = [
+            tuple(np.searchsorted(full, values) for full, values in zip(*pair, strict=True))
+            for pair in zip(grids, domains, strict=True)
         ]
-        links = self._linked(*positions[:2])
-        self.is_empty = any(len(nodes) == 0 for nodes in links)
+        self.nodes = self._linked(places)
+        self.is_empty = any(len(nodes) == 0 for nodes in self.nodes)
         if self.is_empty:
             return
-        before = np.array([0])
-        for s, table in enumerate(relaxation.tables):
-            depth = np.array(box.depth[s])
-            self.parts.append(_part(table, before, links[s], positions[1][s], positions[2][s], depth))
-            before = links[s]
-        self.nodes = links
+        sources = np.zeros(1, np.int64)
+        for table, nodes, (_, mid, kernel), depth in zip(relaxation.tables, self.nodes, places, box.depth, strict=True):
+            self.parts.append(_part(table, sources, nodes, mid, kernel, np.array(depth, float)))
+            sources = nodes
         self.carried = self._carried()
         if ranged:
-            most = [bound[nodes] for bound, nodes in zip(relaxation.widest, links, strict=True)]
+            most = [bound[nodes] for bound, nodes in zip(relaxation.widest, self.nodes, strict=True)]
             # Where even the narrowest path breaks a budget nothing need be kept.
             self.carried = [(low, np.clip(m, low, high)) for (low, high), m in zip(self.carried, most, strict=True)]
         self.spreads = spreads(tuple(box.depth[s] for s in box.penalised), box.first, box.last)
         self.is_empty = bool(box.penalised) and len(self.spreads) == 0
         self.largest_spread = largest_spread(self.spreads, tuple(box.depth[s] for s in box.penalised))
 
-    def _linked(self, nodes: list[Integers], mids: list[Integers]) -> list[Integers]:
+    def _linked(self, places: list[tuple[Integers, ...]]) -> list[Integers]:
         """The nodes of every segment that lie on a complete path, as positions in its table."""
-        tables = self.relaxation.tables
-        kept = [n[table.carries[n][:, m].any(axis=1)] for table, n, m in zip(tables, nodes, mids, strict=True)]
-        for s in range(1, len(kept)):
-            kept[s] = kept[s][tables[s].follows[kept[s - 1]][:, kept[s]].any(axis=0)]
+        follows, sources = [], np.zeros(1, np.int64)
+        for table, (nodes, mid, _) in zip(self.relaxation.tables, places, strict=True):
+            first, end = _widths(table, sources, nodes, mid)
+            follows.append(first < end)
+            sources = nodes
+        kept = [np.ones(len(nodes), bool) for nodes, _, _ in places]
+        before = np.ones(1, bool)
+        for allowed, here in zip(follows, kept, strict=True):
+            here &= allowed[before].any(axis=0)
+            before = here
         for s in range(len(kept) - 1, 0, -1):
-            kept[s - 1] = kept[s - 1][tables[s].follows[kept[s - 1]][:, kept[s]].any(axis=1)]
-        return kept
+            kept[s - 1] &= follows[s][:, kept[s]].any(axis=1)
+        return [nodes[mask] for (nodes, _, _), mask in zip(places, kept, strict=True)]
 
     def _carried(self) -> list[tuple[Floats, Floats]]:
         """The range of the log-width at every node, from the narrowest and the widest prefix, rounded outward."""
-        low, high = np.zeros(1), np.zeros(1)
+        low = high = np.zeros(1)
         ranges = []
         for part in self.parts:
-            ends = []
-            for k, depth, mid in ((0, part.depth[0], part.first_mid), (-1, part.depth[-1], part.end_mid - 1)):
-                repeated = part.sigma_again[:, k] * (depth - 1) + part.exponent * depth * part.log_mid[mid]
-                ends.append(part.sigma_first[:, k] + repeated[part.node])
-            least, most = low[part.source] + ends[0], high[part.source] + ends[1]
-            low, high = np.full(len(part.channels), np.inf), np.full(len(part.channels), -np.inf)
-            np.minimum.at(low, part.node, least)
-            np.maximum.at(high, part.node, most)
+            narrowest = (part.log_opening + (part.depth[0] - 1) * part.log_again).min(axis=(1, 2))
+            widest = (part.log_opening + (part.depth[-1] - 1) * part.log_again).max(axis=(1, 2))
+            least = np.where(part.follows, (low + part.log_source)[:, None], np.inf).min(axis=0)
+            most = np.where(part.follows, (high + part.log_source)[:, None], -np.inf).max(axis=0)
+            low, high = least + narrowest, most + widest
             ranges.append((low * (1 - _ROUNDING), high * (1 + _ROUNDING)))
         return ranges
 
     def prefixes(self, slope: float, budgets: Floats) -> tuple[list[Floats], list[Floats]]:
         """At every node the largest ``slope S - price`` of a path up to it, and the largest ``-price`` after it."""
-        options = [part.priced(budgets, np.zeros(len(part.depth))) for part in self.parts]
-        rows = [np.arange(len(part.node)) for part in self.parts]
+        prices = self.relaxation.prices(budgets)
+        priced = [part.priced(prices, np.zeros(len(part.depth)), 0.0) for part in self.parts]
         before, after = [np.zeros(1)], [np.zeros(len(self.parts[-1].channels))]
-        for part, priced, pairs in zip(self.parts, options, rows, strict=True):
-            arriving = before[-1][part.source] + best_values(priced, pairs, np.full(len(pairs), slope))
-            before.append(np.full(len(part.channels), -np.inf))
-            np.maximum.at(before[-1], part.node, arriving)
-        for part, priced, pairs in zip(self.parts[:0:-1], options[:0:-1], rows[:0:-1], strict=True):
-            leaving = after[-1][part.node] + best_values(priced, pairs, np.zeros(len(pairs)))
-            after.append(np.full(len(part.leaving.members), -np.inf))
-            np.maximum.at(after[-1], part.source, leaving)
+        for part, price in zip(self.parts, priced, strict=True):
+            number = len(part.channels)
+            ahead = _Ahead(np.arange(number), np.full(number, slope), np.full(number, -np.inf), np.arange(number))
+            prefixes = _Prefixes.at_one_slope(before[-1])
+            before.append(self._bounds(part, price, ahead, prefixes, math.inf).reached)
+        for part, price in zip(self.parts[:0:-1], priced[:0:-1], strict=True):
+            number = len(part.channels)
+            ahead = _Ahead(np.arange(number), np.zeros(number), after[-1], np.arange(number))
+            after.append(self._through(part, price, ahead).max(axis=1))
         return before[1:], after[::-1]
+
+    @property
+    def work(self) -> int:
+        """Elementary steps for one line at every node."""
+        return sum(part.work for part in self.parts)
 
     @cached_property
     def scales(self) -> Floats:
@@ -247,15 +319,39 @@ class Program:
     def evaluate(self, multipliers: Floats, tangents: tuple[float, ...] | None = None) -> Bound:
         """The bound that these multipliers give; minus infinity when the box is empty."""
         tangents = self.tangents if tangents is None else tangents
-        prices, constant, magnitude = self._terms(multipliers, tangents)
-        lines = self._backward(prices)
-        _, intercept = self._through(0, prices[0], lines[0])
-        pair, line = np.unravel_index(int(np.argmax(intercept)), intercept.shape)
-        value = float(intercept[pair, line]) + constant + self._margin(prices, magnitude)
-        path = self._path(prices, lines, int(pair), int(line))
-        return Bound(value, multipliers, self._slack(multipliers, tangents, path), tangents, path)
+        priced, constant, magnitude = self._terms(multipliers, tangents)
+        ahead = self._backward(priced)
+        values = self._through(self.parts[0], priced[0], ahead[0])[0]
+        line = int(np.argmax(values))
+        if not values[line] > -_FORBIDDEN / 2:
+            return Bound(-math.inf, multipliers, tangents, None)
+        value = float(values[line]) + constant + self._margin(priced, magnitude)
+        return Bound(value, multipliers, tangents, self._trace(priced, ahead, line))
 
-    def _terms(self, multipliers: Floats, tangents: tuple[float, ...]) -> tuple[list[_Prices], float, float]:
+    def plane(self, trace: Trace, tangents: tuple[float, ...]) -> tuple[Floats, float]:
+        """Gradient and constant of a path's value as a function of the multipliers.
+
+        Without what the spread of the depths and the range of their sum add, which is the same for all paths.
+        """
+        relaxation, box = self.relaxation, self.box
+        gradient = list(1.0 - trace.spent)
+        for tangent, log_width, layers in zip(tangents, trace.log_widths, trace.layers, strict=True):
+            gradient.append(log_width - (math.log(tangent) + 1 - relaxation.log_ratio) * layers + tangent)
+        if relaxation.beta > 0:
+            depths = [trace.path[s].depth for s in box.penalised]
+            number, total = len(depths), sum(depths)
+            chord = ((box.first + box.last) * total - box.first * box.last) / number**2
+            gradient.append(-relaxation.beta * (sum(depth**2 for depth in depths) / number - chord))
+            gradient.append(-total)
+        return np.array(gradient), trace.entropy
+
+    def penalty(self, curvature: float) -> tuple[float, float]:
+        """``Q`` and ``V`` at the attainable ``V`` where ``Q(V) - b V`` is least."""
+        variances, uniformities = self._penalties
+        position = int(np.argmin(uniformities - curvature * variances))
+        return float(uniformities[position]), float(variances[position])
+
+    def _terms(self, multipliers: Floats, tangents: tuple[float, ...]) -> tuple[list[_Priced], float, float]:
         """Prices of every segment, the constant of the Lagrangian, and the magnitudes of what these two add up."""
         relaxation, box = self.relaxation, self.box
         number = len(relaxation.budgets)
@@ -283,235 +379,306 @@ class Program:
                 per_depth[s] = per_depth[s] + bend * (depth**2 / stages - chord) + total * depth
                 deepest = float(depth[-1])
                 magnitude += bend * (deepest**2 / stages + float(chord[-1])) + abs(total) * deepest
-            minorant, variance = self._minorant(curvature)
+            uniformity, variance = self.penalty(curvature)
+            minorant = uniformity - curvature * variance
             product = bend * box.first * box.last / stages**2
             constant -= relaxation.beta * minorant + product
             constant += max(total * box.first, total * box.last)
             magnitude += relaxation.beta * abs(minorant) + 2 * bend * variance + product + abs(total) * box.last
-        prices = []
-        for part, more, slope in zip(self.parts, per_depth, slopes, strict=True):
-            prices.append(_Prices(part.priced(budgets, more), slope))
-        return prices, constant, magnitude
+        prices = relaxation.prices(budgets)
+        priced = [
+            part.priced(prices, more, slope) for part, more, slope in zip(self.parts, per_depth, slopes, strict=True)
+        ]
+        return priced, constant, magnitude
 
-    def _minorant(self, curvature: float) -> tuple[float, float]:
-        """``a = min_V Q(V) - b V`` over the attainable ``V``, and the minimising ``V``."""
+    @cached_property
+    def _penalties(self) -> tuple[Floats, Floats]:
+        """The attainable ``V`` and ``Q`` at each."""
         number = len(self.box.penalised)
         variances = self.spreads / number**2
         uniformities = entropy.uniformity_of(self.spreads, number, self.relaxation.spec.convention)
         # Beyond the last one listed, up to the largest there may be, Q is at least that of the last.
         variances[-1] = self.largest_spread / number**2
-        values = np.minimum(uniformities, 1e300 / max(1.0, self.relaxation.beta)) - curvature * variances
-        position = int(np.argmin(values))
-        return float(values[position]), float(variances[position])
+        return variances, np.minimum(uniformities, 1e300 / max(1.0, self.relaxation.beta))
 
-    def _margin(self, prices: list[_Prices], magnitude: float) -> float:
+    def _margin(self, priced: list[_Priced], magnitude: float) -> float:
         """What rounding can take from a bound: proportional to the largest terms that a path's sum can hold."""
         most = float(self.carried[-1][1].max())
-        for part, price in zip(self.parts, prices, strict=True):
-            powers, options = part.mid[-1] ** np.arange(3), price.options
-            blocks = part.depth[-1] * float(np.max(powers @ np.abs(options.again).max(axis=(1, 2)), initial=0.0))
-            blocks += float(powers @ np.abs(options.first).max(axis=(1, 2)))
-            if options.stepped is not None:
-                blocks += float(part.depth[-1] * options.stepped.max())
-            slope = float(part.gain.max()) + price.slope
-            magnitude += slope * most + blocks
+        for part, price in zip(self.parts, priced, strict=True):
+            largest = price.largest
+            # Nothing is added up with what is forbidden.
+            magnitude += (float(part.gain.max()) + price.slope) * most + (
+                largest % _FORBIDDEN if self.relaxation.forbidding else largest
+            )
         return _ROUNDING * magnitude
 
-    def _backward(self, prices: list[_Prices]) -> list[Lines]:
-        """Lines of the value-to-go at every node of every segment, as functions of the log-width there."""
-        slope = (self.parts[-1].gain + prices[-1].slope)[:, None]
-        lines = [Lines(slope, np.zeros_like(slope), np.zeros(slope.shape, np.int64))]
+    def _backward(self, priced: list[_Priced]) -> list[_Ahead]:
+        """Lines of the value-to-go at the nodes of every segment, as functions of the log-width there."""
+        slope = self.parts[-1].gain + priced[-1].slope
+        one = np.ones(len(slope), np.int64)
+        ahead = [_Ahead.gathered(slope[:, None], slope[:, None] * 0, one[:, None] * 0, one)]
         for s in range(len(self.parts) - 1, 0, -1):
-            slope, intercept = self._through(s, prices[s], lines[-1])
-            part, low, high = self.parts[s], *self.carried[s - 1]
-            own = (self.parts[s - 1].gain + prices[s - 1].slope)[:, None, None]
-            flat = len(low), -1
-            slopes = (slope[part.leaving.members] + own).reshape(flat)
-            intercepts = np.where(part.leaving.exists[:, :, None], intercept[part.leaving.members], -np.inf).reshape(
-                flat
+            values = self._through(self.parts[s], priced[s], ahead[-1])
+            low, high = self.carried[s - 1]
+            own = self.parts[s - 1].gain + priced[s - 1].slope
+            shape = len(low), kernels.CAPACITY
+            slopes, intercepts, origins = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
+            number = np.empty(len(low), np.int64)
+            lines = ahead[-1].slope
+
+            def work(begin: int, end: int) -> None:
+                kernels.envelopes(lines, values, own, low, high, begin, end, slopes, intercepts, origins, number)
+
+            self._split(len(low), values.size * 8, work)
+            ahead.append(_Ahead.gathered(slopes, intercepts, origins, number))
+        return ahead[::-1]
+
+    def _through(self, part: _Part, price: _Priced, ahead: _Ahead) -> Floats:
+        """For every source and every line ahead, its intercept before the part, (S, J)."""
+        values = np.empty((len(part.log_source), len(ahead.node)))
+
+        def work(begin: int, end: int) -> None:
+            kernels.through(
+                ahead.node,
+                ahead.slope,
+                ahead.intercept,
+                begin,
+                end,
+                *price.arrays,
+                *part.widths,
+                price.lines,
+                part.first_mid,
+                part.end_mid,
+                values,
             )
-            lines.append(coarser(envelope(slopes, intercepts, low, high), low, high, _LINES))
-        return lines[::-1]
 
-    def _through(self, s: int, prices: _Prices, ahead: Lines) -> tuple[Floats, Floats]:
-        """For every pair and every line ahead of it, slope and intercept before the pair, (pairs, lines)."""
-        part = self.parts[s]
-        slope, intercept = ahead.slope[part.node], ahead.intercept[part.node].copy()
-        pairs, line = np.nonzero(np.isfinite(intercept))
-        intercept[pairs, line] += best_values(prices.options, pairs, slope[pairs, line])
-        return slope, intercept
+        self._split(len(ahead.node), part.work * len(ahead.node) // max(1, len(part.channels)), work)
+        return values
 
-    def _path(self, prices: list[_Prices], lines: list[Lines], pair: int, line: int) -> tuple[Choice, ...]:
-        """The maximising path that begins with a line of a pair of the first segment."""
-        path = []
-        for s, part in enumerate(self.parts):
-            node = part.node[pair]
-            slope = float(lines[s].slope[node, line])
-            path.append(self._option(s, prices[s], pair, slope))
-            if s + 1 < len(self.parts):
-                position, line = divmod(int(lines[s].origin[node, line]), lines[s + 1].slope.shape[1])
-                pair = int(self.parts[s + 1].leaving.members[node, position])
-        return tuple(path)
+    def _split(self, size: int, steps: int, work: Callable[[int, int], Any]) -> list[Any]:
+        return self.shared(size, work) if steps > _SHARED else alone(size, work)
 
-    def _option(self, s: int, prices: _Prices, pair: int, slope: float) -> Choice:
-        """The best option of a pair for the slope ahead."""
-        part = self.parts[s]
-        options = prices.options
-        worth = values(options, np.array([pair]), np.array([slope]))[0]
-        k, position = np.unravel_index(int(np.argmax(worth)), worth.shape)
-        node, depth = part.node[pair], int(part.depth[position])
-        widths = slice(part.first_mid[node], part.end_mid[node])
-        mid = part.mid[widths]
-        _, linear, square = options.first[:, pair, k] + (depth - 1) * options.again[:, node, k]
-        each = slope * part.exponent * depth * part.log_mid[widths] - linear * mid - square * mid**2
-        if options.stepped is not None:
-            each -= depth * options.stepped[widths]
-        return int(part.channels[node]), int(mid[np.argmax(each)]), int(part.kernel[k]), depth
+    def _trace(self, priced: list[_Priced], ahead: list[_Ahead], line: int) -> Trace:
+        """The maximising path that begins with a line of the first segment."""
+        path, source = [], 0
+        spent = np.zeros(len(self.parts[0].pair))
+        entropy_, carried, total = 0.0, 0.0, 0
+        log_widths, layers = [], []
+        for s, (part, price) in enumerate(zip(self.parts, priced, strict=True)):
+            n, slope = int(ahead[s].node[line]), float(ahead[s].slope[line])
+            k, w, d = kernels.best_choice(
+                source,
+                n,
+                slope,
+                *price.arrays[1:],
+                part.log_opening,
+                part.log_again,
+                part.depth,
+                price.per_depth,
+                part.first_mid,
+                part.end_mid,
+            )
+            choice = Choice(int(part.channels[n]), int(part.mid[w]), int(part.kernel[k]), int(part.depth[d]))
+            path.append(choice)
+            repeats, e = choice.depth - 1, min(k, part.entering.shape[2] - 1)
+            spent += part.pair[:, source, n] + part.entering[:, source, e, w]
+            spent += part.opening[:, n, k, w] + repeats * part.again[:, n, k, w]
+            carried += float(part.log_source[source] + part.log_opening[n, k, w] + repeats * part.log_again[n, k, w])
+            entropy_ += float(part.gain[n]) * carried
+            total += part.layers * choice.depth
+            if s in self.relaxation.bounded:
+                log_widths.append(carried)
+                layers.append(total)
+            source, line = n, int(ahead[s].origin[line])
+        number = len(self.relaxation.budgets)
+        return Trace(tuple(path), entropy_, spent[:number], tuple(log_widths), tuple(layers))
 
-    def _slack(self, multipliers: Floats, tangents: tuple[float, ...], path: tuple[Choice, ...]) -> Floats:
-        """Subgradient of the bound: the slack of the maximising path in every priced constraint."""
-        relaxation, box = self.relaxation, self.box
-        spent = np.zeros(len(relaxation.budgets))
-        carried, layers, before = [0.0], [0], 0
-        for table, (c, m, k, depth) in zip(relaxation.tables, path, strict=True):
-            node, kernel = np.searchsorted(table.nodes, c), np.searchsorted(table.kernel, k)
-            cost = table.first[:, :, before, node, kernel] + (depth - 1) * table.again[:, :, node, kernel]
-            spent += cost[0] + cost[1] * m + cost[2] * m**2
-            if table.stepped is not None:
-                spent += depth * table.stepped[:, np.searchsorted(table.mid, m)]
-            sigma = table.log_first[before, node, kernel] + (depth - 1) * table.log_again[node, kernel]
-            carried.append(carried[-1] + float(sigma) + table.exponent * depth * math.log(m))
-            layers.append(layers[-1] + table.layers * depth)
-            before = int(node)
-        slack = list(1.0 - spent)
-        for s, tangent in zip(relaxation.bounded, tangents, strict=True):
-            floor = (math.log(tangent) + 1 - relaxation.log_ratio) * layers[s + 1] - tangent
-            slack.append(carried[s + 1] - floor)
-        if relaxation.beta > 0:
-            curvature, total = multipliers[-2:]
-            number = len(box.penalised)
-            depths = [path[s][3] for s in box.penalised]
-            chord = ((box.first + box.last) * sum(depths) - box.first * box.last) / number**2
-            variance = sum(depth**2 for depth in depths) / number - chord
-            slack.append(relaxation.beta * (self._minorant(float(curvature))[1] - variance))
-            slack.append((box.last if total >= 0 else box.first) - sum(depths))
-        return np.array(slack)
+    def option_bounds(self, bound: Bound) -> Iterator[Floats]:
+        """Per segment, an upper bound on the designs of the box that take each option, (S, N, K, W, L).
 
-    def value_bounds(self, bound: Bound) -> list[tuple[Floats, Floats, Floats, Floats]]:
+        Minus infinity where there is no such option on a complete path.
+        """
+        for part, price, ahead, prefixes in self._forward(bound):
+            real = ahead.intercept > -np.inf
+            shape = (*part.pair.shape, *part.opening.shape[2:], len(part.depth))
+            bounds = np.full(shape, -np.inf)
+            kernels.option_bounds(
+                ahead.node[real],
+                ahead.slope[real],
+                ahead.intercept[real],
+                *price.arrays,
+                *part.widths,
+                part.depth,
+                price.per_depth,
+                part.first_mid,
+                part.end_mid,
+                *prefixes.arrays,
+                bounds,
+            )
+            yield bounds
+
+    def value_bounds(
+        self, bound: Bound, target: float = -math.inf
+    ) -> Iterator[tuple[tuple[Floats, Floats, Floats, Floats], float]]:
         """Per segment, an upper bound on the designs that take each value of the axes of :data:`AXES`, in the order
-        of the box; minus infinity for values on no complete path.
+        of the box, and one on all designs that do not pass ``target``.
+
+        Minus infinity stands for values on no complete path, and for what does not pass the target.
         """
-        prices, constant, magnitude = self._terms(bound.multipliers, bound.tangents)
-        constant += self._margin(prices, magnitude)
-        lines = self._backward(prices)
-        ahead = [*self._candidate_slopes(lines, prices), None]
-        bounds = []
-        # Value of the best prefix at every node (rows) at some slopes (columns); convex between them.
-        slopes, known = np.zeros((1, 1)), np.zeros((1, 1))
-        for s, part in enumerate(self.parts):
-            own = np.zeros(1) if s == 0 else self.parts[s - 1].gain + prices[s - 1].slope
-            line_slope, line_intercept = lines[s].slope[part.node], lines[s].intercept[part.node]
-            pairs, line = np.nonzero(np.isfinite(line_intercept))
-            slope = line_slope[pairs, line]
-            source = part.source[pairs]
-            before = _interpolated(slopes, known, source, slope + own[source])
-            rest = before + line_intercept[pairs, line] + constant
-            bounds.append(self._by_value(s, prices[s], pairs, slope, rest))
-            following = ahead[s]
-            if following is not None:
-                at = following[part.node]
-                rows, column = np.nonzero(np.isfinite(at))
-                slope, source = at[rows, column], part.source[rows]
-                reached = _interpolated(slopes, known, source, slope + own[source])
-                reached += best_values(prices[s].options, rows, slope)
-                slopes, known = following, np.full(following.shape, -np.inf)
-                np.maximum.at(known, (part.node[rows], column), reached)
-        return bounds
+        for (part, price, ahead, prefixes), domain in zip(self._forward(bound), self.box.channels, strict=True):
+            found = self._bounds(part, price, ahead, prefixes, target)
+            channels = np.full(len(domain), -np.inf)
+            channels[np.searchsorted(domain, part.channels)] = found.by_node
+            yield (channels, found.by_mid, found.by_kernel, found.by_depth), found.below
 
-    def _candidate_slopes(self, lines: list[Lines], prices: list[_Prices]) -> list[Floats]:
-        """Slopes at which the prefixes of every node are valued: of its lines, and the ends of what is asked there.
+    def _forward(self, bound: Bound) -> Iterator[tuple[_Part, _Priced, _Ahead, _Prefixes]]:
+        """Every segment with the slopes asked of the prefixes that end there, and the prefixes that end before it.
 
-        Ascending, padded with infinity. What is asked of a node is the slope of every line ahead of it plus its own.
+        Of the slopes, those of lines of the value-to-go come with an intercept, to which all constants are added.
         """
-        slopes: list[Floats] = []
-        ahead, real = lines[-1].slope, np.isfinite(lines[-1].intercept)
-        for s in range(len(self.parts) - 2, -1, -1):
-            part, own = self.parts[s + 1], self.parts[s].gain + prices[s].slope
-            least, most = np.full(len(own), np.inf), np.full(len(own), -np.inf)
-            np.minimum.at(least, part.source, np.where(real, ahead, np.inf).min(axis=1)[part.node])
-            np.maximum.at(most, part.source, np.where(real, ahead, -np.inf).max(axis=1)[part.node])
-            kept = np.where(np.isfinite(lines[s].intercept), lines[s].slope, np.inf)
-            columns = [(least + own)[:, None], kept, (most + own)[:, None]]
-            ahead = np.sort(np.concatenate(columns, axis=1), axis=1)
-            real = np.isfinite(ahead)
-            slopes.append(ahead)
-        return slopes[::-1]
+        priced, constant, magnitude = self._terms(bound.multipliers, bound.tangents)
+        constant += self._margin(priced, magnitude)
+        lines = self._backward(priced)
+        asked = self._asked(lines, priced)
+        prefixes = _Prefixes.at_one_slope(np.zeros(1))
+        for part, price, (slope, intercept) in zip(self.parts, priced, asked, strict=True):
+            node, place = np.nonzero(np.isfinite(slope))
+            ahead = _Ahead(node, slope[node, place], intercept[node, place] + constant, place)
+            yield part, price, ahead, prefixes
+            if part is not self.parts[-1]:
+                known = np.full(slope.shape, -np.inf)
+                known[node, place] = self._bounds(part, price, ahead, prefixes, math.inf).reached
+                prefixes = _Prefixes(part.gain + price.slope, slope, known, np.isfinite(slope).sum(axis=1))
 
-    def _by_value(
-        self, s: int, prices: _Prices, pairs: Integers, slope: Floats, rest: Floats
-    ) -> tuple[Floats, Floats, Floats, Floats]:
-        part, options = self.parts[s], prices.options
-        nodes = np.full(len(part.channels), -np.inf)
-        kernel, depth = np.full(len(part.kernel), -np.inf), np.full(len(part.depth), -np.inf)
-        mids = np.full(len(part.mid), -np.inf)
-        size = max(1, _CHUNK // (len(kernel) * len(depth)))
-        for start in range(0, len(pairs), size):
-            rows = slice(start, start + size)
-            worth = values(options, pairs[rows], slope[rows]) + rest[rows, None, None]
-            np.maximum.at(nodes, part.node[pairs[rows]], worth.max(axis=(1, 2)))
-            np.maximum(kernel, worth.max(axis=(0, 2)), out=kernel)
-            np.maximum(depth, worth.max(axis=(0, 1)), out=depth)
-            for w in range(len(mids)) if len(mids) > 1 else ():
-                each = values(options, pairs[rows], slope[rows], w) + rest[rows, None, None]
-                mids[w] = max(mids[w], float(each.max()))
-        if len(mids) == 1:
-            mids[0] = nodes.max()
-        channels = np.full(len(self.box.channels[s]), -np.inf)
-        channels[np.searchsorted(self.box.channels[s], part.channels)] = nodes
-        return channels, mids, kernel, depth
+    def _asked(self, lines: list[_Ahead], priced: list[_Priced]) -> list[tuple[Floats, Floats]]:
+        """Slopes at which the prefixes of every node are valued, ascending, padded with infinity, and intercepts.
+
+        They are those of the node's lines, and the ends of what is asked there: the slope of every line ahead of it plus
+        its own. Only lines have an intercept.
+        """
+        least = most = None
+        asked: list[tuple[Floats, Floats]] = []
+        for s in range(len(self.parts) - 1, -1, -1):
+            part, ahead = self.parts[s], lines[s]
+            number = np.bincount(ahead.node, minlength=len(part.channels))
+            order = np.argsort(ahead.node, kind="stable")
+            place = np.arange(len(order)) - np.repeat(np.cumsum(number) - number, number)
+            shape = len(part.channels), int(number.max()) + 2
+            slope, intercept = np.full(shape, np.inf), np.full(shape, -np.inf)
+            slope[ahead.node[order], place] = ahead.slope[order]
+            intercept[ahead.node[order], place] = ahead.intercept[order]
+            if least is not None and most is not None:
+                own = part.gain + priced[s].slope
+                slope[:, -2], slope[:, -1] = least + own, most + own
+                by_slope = np.argsort(slope, axis=1, kind="stable")
+                slope, intercept = (np.take_along_axis(array, by_slope, axis=1) for array in (slope, intercept))
+            asked.append((slope, intercept))
+            ends = np.where(np.isfinite(slope), slope, -np.inf).max(axis=1)
+            least = np.where(part.follows, slope[:, 0], np.inf).min(axis=1)
+            most = np.where(part.follows, ends, -np.inf).max(axis=1)
+        return asked[::-1]
+
+    def _bounds(self, part: _Part, price: _Priced, ahead: _Ahead, prefixes: _Prefixes, target: float) -> _Values:
+        """What paths through a part are worth, by slope and by value; for no value where the target is infinite."""
+        reached = np.empty(len(ahead.node))
+        intercept = ahead.intercept if target < math.inf else np.full(len(reached), -np.inf)
+        kernel, mid = part.opening.shape[2:]
+
+        def work(begin: int, end: int) -> _Values:
+            sizes = (len(part.channels), mid, kernel, len(part.depth))
+            values = [np.full(size, -np.inf) for size in sizes]
+            below = kernels.value_bounds(
+                ahead.node,
+                ahead.slope,
+                intercept,
+                begin,
+                end,
+                *price.arrays,
+                *part.widths,
+                price.lines,
+                part.depth,
+                price.per_depth,
+                part.first_mid,
+                part.end_mid,
+                *prefixes.arrays,
+                target,
+                reached,
+                *values,
+            )
+            return _Values(reached, *values, below)
+
+        parts = self._split(len(reached), part.work * len(reached) // len(part.channels), work)
+        return functools.reduce(_Values.joined, parts)
 
 
-def _part(
-    table: Table, sources: Integers, nodes: Integers, mids: Integers, kernels: Integers, depth: Integers
-) -> _Part:
-    source, node = np.nonzero(table.follows[sources][:, nodes])
-    carries = table.carries[nodes][:, mids]
-    # Widths that go with a number of channels are consecutive, since mid_ratio is an interval.
-    first = carries.argmax(axis=1)
-    end = first + carries.sum(axis=1)
-    pick = (sources[source][:, None], nodes[node][:, None], kernels[None, :])
+@dataclass(frozen=True)
+class _Prefixes:
+    """The best prefixes by source, known at slopes: ``own`` (S) is the slope at the source, ``grid`` (S, G) ascends.
+
+    ``number`` (S) of the slopes are real.
+    """
+
+    own: Floats
+    grid: Floats
+    known: Floats
+    number: Integers
+
+    @classmethod
+    def at_one_slope(cls, known: Floats) -> _Prefixes:
+        """Whatever the slope, one value by source."""
+        zero = np.zeros(len(known))
+        return cls(zero, zero[:, None], known[:, None].copy(), np.ones(len(known), np.int64))
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """For the kernels."""
+        return self.own, self.grid, self.known, self.number
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The best prefixes by slope, the best paths by value, and the best of those that do not pass the target."""
+
+    reached: Floats
+    by_node: Floats
+    by_mid: Floats
+    by_kernel: Floats
+    by_depth: Floats
+    below: float
+
+    def joined(self, other: _Values) -> _Values:
+        """With what another part of the same slopes gives."""
+        best = [
+            np.maximum(getattr(self, key), getattr(other, key))
+            for key in ("by_node", "by_mid", "by_kernel", "by_depth")
+        ]
+        return _Values(self.reached, *best, max(self.below, other.below))
+
+
+def _widths(table: Table, sources: Integers, nodes: Integers, mid: Integers) -> tuple[Integers, Integers]:
+    """The range of the widths left between every source and node."""
+    pick = np.ix_(sources, nodes)
+    return np.searchsorted(mid, table.first_mid[pick]), np.searchsorted(mid, table.end_mid[pick])
+
+
+def _part(table: Table, sources: Integers, nodes: Integers, mid: Integers, kernel: Integers, depth: Floats) -> _Part:
+    rows = np.arange(len(table.pair))
+    first, end = _widths(table, sources, nodes, mid)
+    at_node, blocks = np.ix_(rows, nodes, kernel, mid), np.ix_(nodes, kernel, mid)
     return _Part(
-        source=source,
-        node=node,
         channels=table.nodes[nodes],
-        mid=table.mid[mids].astype(float),
-        log_mid=np.log(table.mid[mids]),
+        mid=table.mid[mid],
+        kernel=table.kernel[kernel],
+        depth=depth,
+        pair=table.pair[np.ix_(rows, sources, nodes)],
+        entering=table.entering[np.ix_(rows, sources, kernel if table.entering.shape[2] > 1 else np.array([0]), mid)],
+        opening=table.opening[at_node],
+        again=table.again[at_node],
+        log_source=table.log_source[sources],
+        log_opening=table.log_opening[blocks],
+        log_again=table.log_again[blocks],
         first_mid=first,
         end_mid=end,
-        kernel=table.kernel[kernels],
-        depth=depth,
-        first=table.first[(slice(None), slice(None), *pick)],
-        again=table.again[:, :, nodes[:, None], kernels[None, :]],
-        stepped=None if table.stepped is None else table.stepped[:, mids],
-        sigma_first=table.log_first[pick],
-        sigma_again=table.log_again[nodes[:, None], kernels[None, :]],
-        exponent=table.exponent,
         layers=table.layers,
         gain=table.gain[nodes],
-        leaving=padded(source),
     )
-
-
-def _interpolated(slopes: Floats, values: Floats, rows: Integers, at: Floats) -> Floats:
-    """The chord of a convex function known at ascending ``slopes`` of every row, which is never below it."""
-    grid, known = slopes[rows], values[rows]
-    if grid.shape[1] == 1:
-        return known[:, 0]
-    upper = np.clip((grid < at[:, None]).sum(axis=1), 1, np.maximum(1, np.isfinite(grid).sum(axis=1) - 1))
-    row = np.arange(len(rows))
-    left, right = grid[row, upper - 1], grid[row, upper]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(right > left, (at - left) / (right - left), 1.0)
-    share = np.clip(share, 0.0, 1.0)
-    low, high = known[row, upper - 1], known[row, upper]
-    return np.asarray(np.where(share <= 0, low, np.where(share >= 1, high, (1 - share) * low + share * high)))

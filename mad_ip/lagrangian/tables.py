@@ -1,50 +1,46 @@
-"""The segments of a spec with costs as polynomials in the inner width, taken from the block families' own layers.
+"""The segments of a spec with what blocks cost, and how wide they are, taken from the families' own layers.
 
-A segment is the stem, a stage, or the tail. With inner width ``m``, kernel ``k`` and depth ``L``, an option of the pair
-``(c_in, c)`` costs ``q0 + q1 m + q2 m^2`` of every budget, plus ``L`` times a step function of ``m`` (squeeze-excite),
-and has the log-width ``sigma = first + (L - 1) again + e L ln m``. Stem and tail are segments with
-``m = k = L = 1`` and ``e = 0``. The classifier's cost is carried by the last segment.
+An option of a segment is ``(c_in, c, m, k, L)``. Every term of its cost and of its log-width depends on at most two of
+the three widths, as a convolution has two ends:
+
+    cost  = entering(c_in, k, m) + pair(c_in, c) + opening(c, k, m) + (L - 1) again(c, k, m)
+    sigma = ln c_in + log_opening(c, k, m) + (L - 1) log_again(c, k, m)
+
+Which term goes where is read off the shapes that come of broadcasting the grids: no cost is fitted or assumed, each is
+what :mod:`mad_ip.blocks` says at every value. Stem and tail are segments with ``m = L = 1``; the classifier's cost is
+carried by the last segment.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mad_ip import blocks, cost, entropy
-from mad_ip.blocks import Layer
-from mad_ip.frames import Time
-from mad_ip.spec import Domain, Spec, Stage
+from mad_ip import blocks, entropy
+from mad_ip.cost import COSTS
+from mad_ip.errors import InternalError
+from mad_ip.spec import Segment, Spec
 
-__all__ = ["BUDGETS", "Floats", "Integers", "Table", "tables"]
+__all__ = ["Floats", "Integers", "Table", "tables"]
 
 Integers: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
-Layers: TypeAlias = Sequence[Layer]
-
-BUDGETS = ("macs", "params", "layers")
-"""Budgets that are sums over the segments."""
-
-_STEPPED = ("squeeze", "excite")
-"""Roles of the layers whose cost is no polynomial of the inner width; it depends on nothing else."""
-
-_ONE: Domain = (1,)
 
 
 @dataclass(frozen=True)
 class Table:
     """One segment over its whole grid. Axes: B budgets, S sources, N nodes, K kernels, W inner widths.
 
-    ``first`` (3, B, S, N, K) and ``again`` (3, B, N, K) are the coefficients of ``1, m, m^2`` in the cost of the first
-    block and of every further one, in units of the budgets; ``stepped`` (B, W) is added for every block.
-    ``log_first`` (S, N, K), ``log_again`` (N, K) and ``exponent`` (e) give the log-width; ``layers`` are counted per
-    block. ``follows`` (S, N) and ``carries`` (N, W) are the rules of the space. ``gain`` (N) is the entropy per unit of
-    log-width at the segment's end; ``bounded`` says whether the effectiveness budget applies there.
+    ``pair`` (B, S, N), ``entering`` (B, S, E, W) with E = K, or 1 where no kernel matters there, ``opening`` (B, N, K, W)
+    and ``again`` (B, N, K, W) are costs in units of the budgets that are sums. Where a budget is a maximum, one more row
+    is 1 where a limit is passed. ``log_source`` (S), ``log_opening`` and ``log_again`` (N, K, W) give the log-width;
+    ``layers`` are counted per block. Widths from ``first_mid`` to before ``end_mid`` (S, N) may be taken between a
+    source and a node, none where they may not follow one another. ``gain`` (N) is the entropy per unit of log-width at
+    the segment's end; ``bounded`` says whether the effectiveness budget applies there.
     """
 
     sources: Integers
@@ -52,143 +48,165 @@ class Table:
     mid: Integers
     kernel: Integers
     depth: Integers
-    follows: NDArray[np.bool_]
-    carries: NDArray[np.bool_]
-    first: Floats
+    pair: Floats
+    entering: Floats
+    opening: Floats
     again: Floats
-    stepped: Floats | None
-    log_first: Floats
+    log_source: Floats
+    log_opening: Floats
     log_again: Floats
-    exponent: int
     layers: int
+    first_mid: Integers
+    end_mid: Integers
     gain: Floats
     bounded: bool
 
 
 def tables(spec: Spec) -> tuple[Table, ...]:
-    """The segments of a spec in forward order."""
-    sizes, times = spec.resolutions, spec.times
-    stem = spec.stem
-    built = [
-        _table(
-            spec,
-            (spec.input.channels,),
-            stem.channels,
-            first=lambda c_in, c, m, k: blocks.stem(c_in, c, stem.kernel, stem.stride, spec.input.resolution, times[0]),
-            weight=stem.weight,
-            level=0,
-        )
-    ]
-    channels = stem.channels
-    for t, stage in enumerate(spec.stages):
-        built.append(_stage_table(spec, t, channels))
-        channels = stage.channels
-    if spec.tail is not None:
-        tail = _table(
-            spec,
-            channels,
-            spec.tail.channels,
-            first=lambda c_in, c, m, k: blocks.tail(c_in, c, sizes[-1], Time(times[-1].out_frames)),
-            weight=spec.stages[-1].weight,
-            level=len(spec.stages),
-            final=True,
-        )
-        built.append(tail)
-    return tuple(built)
+    """The segments of a spec in forward order.
+
+    Raises :class:`InternalError` when a family's costs or widths are not sums of terms as above.
+    """
+    return tuple(_table(spec, segment) for segment in spec.segments)
 
 
-def _stage_table(spec: Spec, t: int, sources: Domain) -> Table:
-    stage: Stage = spec.stages[t]
-    before, after = spec.resolutions[t : t + 2]
-    time = spec.times[t + 1]
-    last = t == len(spec.stages) - 1
-    return _table(
-        spec,
-        sources,
-        stage.channels,
-        first=lambda c_in, c, m, k: blocks.block(stage.block, c_in, c, m, k, stage.stride, before, time),
-        again=lambda c_in, c, m, k: blocks.block(stage.block, c, c, m, k, 1, after, time.after),
-        # The tail, where there is one, ends the last stage's level.
-        weight=0.0 if last and spec.tail is not None else stage.weight,
-        level=t + 1,
-        final=last and spec.tail is None,
-        domains=(stage.mid, stage.kernel, stage.depth),
-        rules=True,
+class _Terms:
+    """Sums of terms by the axes that they depend on."""
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        self.shape = shape
+        s, n, k, w = shape
+        self.pair = np.zeros((s, n))
+        self.entering = np.zeros((s, k, w))
+        self.node = np.zeros((n, k, w))
+
+    def add(self, term: Any) -> None:
+        """Add an amount over (S, N, K, W), whose axes of length 1 it does not depend on."""
+        term = np.asarray(term, float).reshape((1,) * (4 - np.ndim(term)) + np.shape(term))
+        by_source, by_node, *others = (size > 1 for size in term.shape)
+        if by_source and by_node:
+            if any(others):
+                raise InternalError("a cost depends on the channels before and after a block and on what is inside")
+            self.pair += term[:, :, 0, 0]
+        elif by_source:
+            self.entering += term[:, 0]
+        else:
+            self.node += term[0]
+
+
+def _table(spec: Spec, segment: Segment) -> Table:
+    sources, nodes, mid, kernel = (
+        np.array(domain) for domain in (segment.sources, segment.channels, segment.mid, segment.kernel)
     )
-
-
-def _table(
-    spec: Spec,
-    sources: Domain,
-    nodes: Domain,
-    *,
-    first: Callable[[Any, Any, Any, Any], Layers],
-    again: Callable[[Any, Any, Any, Any], Layers] | None = None,
-    weight: float,
-    level: int,
-    final: bool = False,
-    domains: tuple[Domain, Domain, Domain] = (_ONE, _ONE, _ONE),
-    rules: bool = False,
-) -> Table:
-    mid, kernel, depth = (np.array(domain) for domain in domains)
-    c_in, c = np.array(sources), np.array(nodes)
-    shape = (len(c_in), len(c), len(kernel))
-    axes = c_in[:, None, None], c[None, :, None]
-    limits = [(name, float(limit)) for name in BUDGETS if (limit := getattr(spec.budget, name)) is not None]
-
-    def costs(block: Callable[[Any, Any, Any, Any], Layers] | None) -> Floats:
-        values = np.zeros((3, len(limits), *shape))
-        if block is not None:
-            three = [[x for x in block(*axes, m, kernel) if x.role not in _STEPPED] for m in (1, 2, 3)]
-            for b, (name, limit) in enumerate(limits):
-                values[:, b] = _polynomial([_amount(name, layers) for layers in three], shape) / limit
-        return values
-
-    def log_width(block: Callable[[Any, Any, Any, Any], Layers] | None, m: int) -> Floats:
-        layers = () if block is None else block(*axes, m, kernel)
-        return np.broadcast_to(np.asarray(entropy.log_width_product(layers), float), shape)
-
-    stepped = [x for x in first(1, 1, mid, 1) if x.role in _STEPPED]
-    head = blocks.head(c, spec.input.classes) if final else ()
-    block_costs, head_costs = costs(first), np.zeros((len(limits), len(c)))
-    for b, (name, limit) in enumerate(limits):
-        head_costs[b] = _amount(name, head) / limit
-    block_costs[0] += head_costs[:, None, :, None]
-    steps = np.zeros((len(limits), len(mid)))
-    for b, (name, limit) in enumerate(limits):
-        steps[b] = _amount(name, stepped) / limit
-    factor = entropy.entropy_factor(spec.convention)
-    size, frames = spec.resolutions[level], spec.times[level].out_frames
+    shape = len(sources), len(nodes), len(kernel), len(mid)
+    c_in, c, m, k = sources[:, None, None, None], nodes[:, None, None], mid, kernel[:, None]
+    first, rest = blocks.opening(segment, c_in, c, m, k), blocks.repeated(segment, c, m, k)
+    head = blocks.closing(segment, c)
+    opening, again, limits = [], [], []
+    allowed = _Allowed(spec, segment, shape)
+    for key, cost in COSTS.items():
+        limit = getattr(spec.budget, key)
+        if limit is None:
+            continue
+        terms = [*cost.terms(first, True), *cost.terms(head, True)], list(cost.terms(rest, False))
+        if cost.combine == "max":
+            allowed.limit(*terms, limit)
+            continue
+        opening.append(_summed(terms[0], shape))
+        again.append(_summed(terms[1], shape))
+        limits.append(float(limit))
+    if allowed.limited:
+        opening.append(allowed.first)
+        again.append(allowed.rest)
+        limits.append(1.0)
+    number = len(limits)
+    unit = np.array(limits)
+    entering = np.array([terms.entering for terms in opening]).reshape(number, shape[0], *shape[2:])
+    if (entering == entering[:, :, :1]).all():
+        entering = entering[:, :, :1]
+    log_first, log_rest = _log_widths(first, shape), _log_widths(rest, shape)
+    gain = entropy.entropy_factor(spec.convention) * entropy.entropy_gain(
+        segment.weight, segment.out_size, nodes, segment.time.out_frames
+    )
     return Table(
-        sources=c_in,
-        nodes=c,
+        sources=sources,
+        nodes=nodes,
         mid=mid,
         kernel=kernel,
-        depth=depth,
-        follows=spec.space.follows(c_in[:, None], c[None, :]) if rules else np.ones(shape[:2], bool),
-        carries=spec.space.carries(mid[None, :], c[:, None]) if rules else np.ones((len(c), len(mid)), bool),
-        first=block_costs,
-        again=costs(again)[:, :, 0],
-        stepped=steps if stepped else None,
-        log_first=log_width(first, 1),
-        log_again=log_width(again, 1)[0],
-        exponent=round(float((log_width(first, 2) - log_width(first, 1)).flat[0]) / math.log(2)),
-        layers=entropy.count(first(1, 1, 1, 1)),
-        gain=np.asarray(factor * entropy.entropy_gain(weight, size, c, frames)),
-        bounded=spec.budget.effectiveness is not None and (weight > 0 if spec.convention == "tinynas" else final),
+        depth=np.array(segment.depth),
+        pair=np.array([terms.pair for terms in opening]).reshape(number, *shape[:2]) / unit[:, None, None],
+        entering=entering / unit[:, None, None, None],
+        opening=np.array([terms.node for terms in opening]).reshape(number, *shape[1:]) / unit[:, None, None, None],
+        again=np.array([terms.node for terms in again]).reshape(number, *shape[1:]) / unit[:, None, None, None],
+        log_source=log_first.entering[:, 0, 0],
+        log_opening=log_first.node,
+        log_again=log_rest.node,
+        layers=entropy.count(first),
+        first_mid=allowed.first_mid,
+        end_mid=allowed.end_mid,
+        gain=np.asarray(gain),
+        bounded=spec.budget.effectiveness is not None and segment.bounded,
     )
 
 
-def _amount(budget: str, layers: Layers) -> Any:
-    """What layers take of a budget."""
-    if budget == "layers":
-        return entropy.count(layers)
-    return cost.macs(layers) if budget == "macs" else cost.params(layers)
+def _summed(amounts: Iterable[Any], shape: tuple[int, int, int, int]) -> _Terms:
+    terms = _Terms(shape)
+    for amount in amounts:
+        terms.add(amount)
+    return terms
 
 
-def _polynomial(values: list[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Integer coefficients of ``1, m, m^2`` from the values at ``m = 1, 2, 3``."""
-    one, two, three = (np.broadcast_to(value, shape) for value in values)
-    square = (three - 2 * two + one) // 2
-    linear = two - one - 3 * square
-    return np.array([one - linear - square, linear, square])
+def _log_widths(layers: tuple[blocks.Layer, ...], shape: tuple[int, int, int, int]) -> _Terms:
+    """The log-widths of a block, of which those of the channels before it depend on nothing else."""
+    terms = _Terms(shape)
+    for layer in layers:
+        if layer.counted:
+            terms.add(np.log(layer.in_channels // layer.groups))
+            terms.add(np.log(layer.time.kernel * layer.kernel**2))
+    if terms.pair.any() or (terms.entering != terms.entering[:, :1, :1]).any():
+        raise InternalError("a log-width is no sum of those of the widths before, inside and after a block")
+    return terms
+
+
+class _Allowed:
+    """What the rules of the space and the budgets on maxima leave of a segment's options."""
+
+    def __init__(self, spec: Spec, segment: Segment, shape: tuple[int, int, int, int]) -> None:
+        self.shape, self.limited = shape, False
+        self.first, self.rest = _Terms(shape), _Terms(shape)
+        s, n, _, w = shape
+        sources, nodes, mid = (np.array(domain) for domain in (segment.sources, segment.channels, segment.mid))
+        carries = np.ones((n, w), bool)
+        follows = np.ones((s, n), bool)
+        if segment.ruled:
+            carries = spec.space.carries(mid[None, :], nodes[:, None])
+            follows = spec.space.follows(sources[:, None], nodes[None, :])
+        # Widths that go with a number of channels are consecutive, since mid_ratio is an interval.
+        first = carries.argmax(axis=1)
+        self.first_mid = np.broadcast_to(first, (s, n)).copy()
+        self.end_mid = np.where(follows, first + carries.sum(axis=1), self.first_mid)
+
+    def limit(self, opening: list[Any], again: list[Any], most: float) -> None:
+        """Forbid what passes a limit: the options of a first block, and further blocks."""
+        self.limited = True
+        for amount in opening:
+            above = (np.asarray(amount) > most) * 1
+            above = above.reshape((1,) * (4 - above.ndim) + above.shape)
+            by_source, by_node, by_kernel, by_mid = (size > 1 for size in above.shape)
+            if not (by_source and by_node):
+                self.first.add(above)
+                continue
+            if by_kernel:
+                raise InternalError("a maximum depends on the channels before and after a block and on its kernel")
+            # Of consecutive widths those that are left must be consecutive too.
+            fits = np.broadcast_to(above[:, :, 0] == 0, (*self.shape[:2], self.shape[3]))
+            position = np.arange(self.shape[3])
+            fits = fits & (position >= self.first_mid[:, :, None]) & (position < self.end_mid[:, :, None])
+            number = fits.sum(axis=2)
+            self.first_mid = np.where(number > 0, fits.argmax(axis=2), 0)
+            self.end_mid = self.first_mid + number
+            last = self.shape[3] - fits[:, :, ::-1].argmax(axis=2)
+            if (number > 0).any() and (last != self.end_mid)[number > 0].any():
+                raise InternalError("a maximum neither grows nor falls with the inner width")
+        for amount in again:
+            self.rest.add((np.asarray(amount) > most) * 1)

@@ -22,19 +22,21 @@ from typing import Literal
 import numpy as np
 
 from mad_ip.lagrangian.box import AXES, Axis, Box, whole
-from mad_ip.lagrangian.dual import EVALUATIONS, Dual, minimise
-from mad_ip.lagrangian.program import Bound, Choice, Program, Relaxation
+from mad_ip.lagrangian.dual import Dual, minimise
+from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace, alone
 from mad_ip.lagrangian.tables import Floats
+from mad_ip.spec import Path
 
 __all__ = ["Examined", "Judge", "Node", "State", "Task", "Tree", "branch_and_bound", "examine"]
-
-Path = tuple[Choice, ...]
 
 Judge = Callable[[Path], float]
 """The exact score of an architecture, minus infinity when it breaks a budget."""
 
 Cut = tuple[Axis | Literal["total"], int, int]
 """Axis, segment, and the last value of the lower part."""
+
+_TOTALS = 8
+"""Parts of the range of the depths' sum that a split makes: the penalty's bound over a range is loose at first."""
 
 _ROUND = 8
 """Boxes examined between two looks at the incumbent."""
@@ -44,6 +46,15 @@ _WORTH = 0.8
 
 _DEPTH = 4.0
 """Log-width of a block, roughly: what one more of depth is worth beside a change of widths."""
+
+_LARGE = 1 << 20
+"""Elementary steps of an evaluation, for one line at every node, above which a part of the grid is tried first."""
+
+_THIN = 20
+"""Widths of every choice in that part."""
+
+_KNOWN = 24
+"""Paths that the parts of a box get to know."""
 
 
 @dataclass
@@ -57,6 +68,11 @@ class Node:
     value: float = math.inf
     split: Cut | None = None
     children: list[Node] = field(default_factory=list)
+
+    def settle(self, kind: str, bound: Bound) -> None:
+        """Become a leaf or a trim by a bound."""
+        self.kind, self.value = kind, bound.value
+        self.multipliers, self.tangents = bound.multipliers, bound.tangents
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ class State:
 
 @dataclass(frozen=True)
 class Tree:
-    """The finished tree and the bound that it proves."""
+    """The tree and the bound that it proves."""
 
     root: Node
     state: State
@@ -83,34 +99,39 @@ class Tree:
 
 @dataclass(frozen=True)
 class Task:
-    """A box to bound from ``multipliers``; ``thorough`` improves them, otherwise one evaluation is all.
+    """A box to bound, and to shrink and cut where its bound passes ``target``.
 
-    ``above`` are the multipliers and tangents of a box around it, whose bound ``most`` holds here too. With ``trims``,
-    values that cannot pass ``target`` are looked for.
+    ``above`` bounds the box around it; ``known`` are paths of that box.
     """
 
     box: Box
-    multipliers: Floats | None
-    above: tuple[Floats, tuple[float, ...]] | None
-    most: float
+    above: Bound | None
+    known: tuple[Trace, ...]
     target: float
-    thorough: bool
-    trims: bool
+
+
+@dataclass(frozen=True)
+class Trim:
+    """A bound whose multipliers shrink a box to ``box``; no design outside it scores more than ``dropped``."""
+
+    bound: Bound
+    box: Box
+    dropped: float
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What a task found: nothing for an empty box, the only path of a point, or a bound.
+    """What a task found: how the box shrank, and of what is left that it is empty, a point, or bounded by ``bound``.
 
-    ``smaller`` is the box without the values that cannot pass the target, ``dropped`` the bound on those; ``cut`` is
-    where to split; ``candidates`` are paths that may be designs, the maximising one first.
+    Where that passes the target, ``cuts`` are where to split, ascending, and ``known`` are paths that matter; ``candidates`` are
+    paths that may be designs, the maximising one first.
     """
 
     kind: Literal["empty", "point", "leaf"]
+    trims: tuple[Trim, ...]
     bound: Bound | None = None
-    smaller: Box | None = None
-    dropped: float = -math.inf
-    cut: Cut | None = None
+    cuts: tuple[Cut, ...] = ()
+    known: tuple[Trace, ...] = ()
     candidates: tuple[Path, ...] = ()
 
 
@@ -120,7 +141,6 @@ def branch_and_bound(
     judge: Judge,
     *,
     explore: Callable[[Path], None] = lambda _: None,
-    guide: Node | None = None,
     workers: Callable[[Sequence[Task]], Iterable[Examined]] | None = None,
     seconds: float = math.inf,
     watch: Callable[[State], bool] = lambda _: False,
@@ -128,65 +148,85 @@ def branch_and_bound(
     """Branch, best bound first, until no box can pass ``target()``, or until ``watch`` or the time says stop.
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
-    ``explore`` is told the maximising paths of boxes, near which good designs are. ``guide`` is the tree of a coarser
-    grid over the same ranges: its splits are taken over unseen, and its multipliers are the first tried, since those
-    of a fine grid differ little. ``workers`` examine the tasks of a round, in order; by default this process does.
+    ``explore`` is told the maximising paths of boxes, near which good designs are. ``workers`` examine the tasks of a
+    round, in order; by default this process does.
     """
-    return _Search(relaxation, target, judge, explore, workers, seconds, watch).run(guide)
+    return _Search(relaxation, target, judge, explore, workers, seconds, watch).run()
 
 
-def examine(relaxation: Relaxation, task: Task) -> Examined:
-    """Bound one box."""
-    box = task.box.tightened()
-    program = None if box is None else Program(relaxation, box)
-    if box is None or program is None or program.is_empty:
-        return Examined("empty")
-    if box.point is not None:
-        return Examined("point", candidates=(box.point,))
-    start = np.where(np.isfinite(relaxation.least), program.scales / 2, 0.0)
-    start = start if task.multipliers is None else task.multipliers
-    dual = minimise(
-        program.evaluate,
-        start,
-        program.scales,
-        relaxation.least,
-        cutoff=task.target,
-        evaluations=EVALUATIONS if task.thorough else 0,
-    )
-    best = dual.best
-    if task.above is not None and best.value > task.most:
-        # Other tangents of phi may bound less well; with those above, a part is never bounded worse.
-        best = program.evaluate(*task.above)
-    candidates = (best.path, *(cut.path for cut in dual.cuts if (cut.slack >= 0).all()))
-    smaller, dropped, cut = box, -math.inf, None
-    if best.value > task.target and task.trims:
+def examine(relaxation: Relaxation, task: Task, shared: Shared = alone) -> Examined:
+    """Bound one box, and shrink it as long as that pays."""
+    trims: list[Trim] = []
+    box, above, known = task.box.tightened(), task.above, task.known
+    candidates: dict[Path, None] = {}
+    while True:
+        program = None if box is None else Program(relaxation, box, shared=shared)
+        if box is None or program is None or program.is_empty:
+            return Examined("empty", tuple(trims))
+        if box.point is not None:
+            return Examined("point", tuple(trims), candidates=(box.point,))
+        known = tuple(trace for trace in known if box.holds(trace.path))
+        start = np.where(np.isfinite(relaxation.least), program.scales / 2, 0.0)
+        start = start if above is None else above.multipliers
+        thin = Program(relaxation, box.thinned(_THIN)) if program.work > _LARGE else program
+        if thin is not program and not thin.is_empty:
+            # A part of the grid has much the same multipliers, for a fraction of the work, and its paths are paths here.
+            first = minimise(thin, start, tuple(t for t in known if thin.box.holds(t.path)), target=task.target)
+            if first.best.trace is not None:
+                start, known = first.best.multipliers, (*known, *_active(program, first, first.best))
+        dual = minimise(program, start, known, target=task.target)
+        best = dual.best
+        if above is not None and best.value > above.value:
+            # Other tangents of phi may bound less well; with those above, a part is never bounded worse.
+            best = program.evaluate(above.multipliers, above.tangents)
+        if best.trace is None:
+            return Examined("empty", tuple(trims))
+        candidates = dict.fromkeys(
+            [best.trace.path, *(trace.path for trace in dual.traces if (trace.spent <= 1).all()), *candidates]
+        )
+        if best.value <= task.target:
+            return Examined("leaf", tuple(trims), best, candidates=tuple(candidates))
+        known, above = _active(program, dual, best), best
         smaller, dropped = _trimmed(program, best, task.target)
-    if best.value > task.target and task.thorough:
-        cut = _cut(box, dual)
-    return Examined("leaf", best, smaller, dropped, cut, candidates)
+        if smaller != box:
+            trims.append(Trim(best, smaller, dropped))
+        left = smaller.tightened()
+        if smaller == box or (left is not None and left.size > _WORTH * box.size):
+            break
+        box = left
+    return Examined("leaf", tuple(trims), best, _cuts(smaller, dual), known, tuple(candidates))
+
+
+def _active(program: Program, dual: Dual, best: Bound) -> tuple[Trace, ...]:
+    """The paths whose planes are highest at the best multipliers."""
+    height = []
+    for trace in dual.traces:
+        gradient, constant = program.plane(trace, best.tangents)
+        height.append(constant + float(gradient @ best.multipliers))
+    return tuple(dual.traces[place] for place in np.argsort(height, kind="stable")[::-1][:_KNOWN])
 
 
 def _trimmed(program: Program, best: Bound, target: float) -> tuple[Box, float]:
     """The box without the values that cannot pass the target, and a bound on the designs that take one of those."""
     box, dropped = program.box, -math.inf
-    for s, bounds in enumerate(program.value_bounds(best)):
+    for s, (bounds, below) in enumerate(program.value_bounds(best, target)):
         for axis, values in zip(AXES, bounds, strict=True):
             domain = getattr(box, axis)[s]
             kept = tuple(value for value, bound in zip(domain, values, strict=True) if bound > target)
             if len(kept) < len(domain):
-                dropped = max(dropped, float(values[values <= target].max()))
+                dropped = max(dropped, below)
                 box = box.restricted(axis, s, kept)
     return box, dropped
 
 
-def _cut(box: Box, dual: Dual[Bound]) -> Cut:
+def _cuts(box: Box, dual: Dual) -> tuple[Cut, ...]:
     """Where the paths that hold up the bound differ most."""
-    active = [(weight, cut.path) for weight, cut in zip(dual.weights, dual.cuts, strict=True) if weight > 1e-6]
+    active = [(weight, trace.path) for weight, trace in zip(dual.weights, dual.traces, strict=True) if weight > 1e-6]
     weights = np.array([weight for weight, _ in active])
     weights /= weights.sum()
     if box.first < box.last:
-        total = sum(w * sum(path[s][3] for s in box.penalised) for w, (_, path) in zip(weights, active, strict=True))
-        return "total", 0, min(max(math.floor(total), box.first), box.last - 1)
+        ends = np.linspace(box.first - 1, box.last, min(_TOTALS, box.last - box.first + 1) + 1)
+        return tuple(("total", 0, int(at)) for at in np.floor(ends[1:-1]))
     best: tuple[float, Axis, int, float] = (0.0, "channels", 0, 0.0)
     for s in range(len(box.channels)):
         values = np.array([path[s] for _, path in active], float)
@@ -208,18 +248,16 @@ def _cut(box: Box, dual: Dual[Bound]) -> Cut:
         mean = domain[len(domain) // 2 - 1]
     domain = getattr(box, axis)[s]
     lower = [value for value in domain[:-1] if value <= mean]
-    return axis, s, lower[-1] if lower else domain[0]
+    return ((axis, s, lower[-1] if lower else domain[0]),)
 
 
 @dataclass(frozen=True)
 class _Open:
-    """A box in the queue: once bounded (``thorough`` comes next), or with the ``cut`` that comes next."""
+    """A box in the queue, with what is known of the box around it."""
 
     node: Node
-    above: Node | None
-    guide: Node | None = None
-    bounded: bool = False
-    cut: Cut | None = None
+    above: Bound | None
+    known: tuple[Trace, ...]
 
 
 class _Search:
@@ -243,18 +281,18 @@ class _Search:
         self.judged = -math.inf
         self.nodes = 0
 
-    def run(self, guide: Node | None) -> Tree:
+    def run(self) -> Tree:
         root = Node(whole(self.relaxation.spec))
-        self._push(_Open(root, None, guide), math.inf)
+        self._push(_Open(root, None, ()), math.inf)
         # At least one round: there is no bound without it.
         while True:
             self._round()
             if not self.queue or -self.queue[0][0] <= self.target() or self._stopped():
                 break
         for _, _, item in self.queue:
-            if item.node.kind == "open":
-                assert item.above is not None
-                self._proven_by(item.node, item.above)
+            assert item.above is not None
+            # A part has at least the bound of the box around it.
+            item.node.settle("leaf", item.above)
         return Tree(root, self._state())
 
     def _state(self) -> State:
@@ -269,50 +307,22 @@ class _Search:
     def _push(self, item: _Open, value: float) -> None:
         heapq.heappush(self.queue, (-value, next(self.order), item))
 
-    def _proven_by(self, node: Node, above: Node) -> None:
-        """A part has at least the bound of the box around it."""
-        node.kind, node.multipliers, node.tangents, node.value = "leaf", above.multipliers, above.tangents, above.value
-
     def _round(self) -> None:
         target = self.target()
         items: list[_Open] = []
         while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or not items):
-            _, _, item = heapq.heappop(self.queue)
-            if item.cut is None:
-                items.append(item)
-            else:
-                self._split(item)
-        tasks = [self._task(item, target) for item in items]
+            items.append(heapq.heappop(self.queue)[2])
+        tasks = [Task(item.node.box, item.above, item.known, target) for item in items]
         for item, found in zip(items, self.workers(tasks), strict=True):
-            self._apply(item, found, target)
+            self._apply(item.node, found, target)
 
-    def _split(self, item: _Open) -> None:
-        node, cut = item.node, item.cut
-        assert cut is not None
-        box = node.box.tightened()
-        assert box is not None
-        value, above = node.value, Node(node.box, "leaf", node.multipliers, node.tangents, node.value)
-        node.kind, node.split = "split", cut
-        node.children = [Node(part) for part in box.split(*cut)]
-        for child in node.children:
-            self._push(_Open(child, above), value)
-
-    def _task(self, item: _Open, target: float) -> Task:
-        node, above, guide = item.node, item.above, item.guide
-        known = [n.multipliers for n in (node, guide, above) if n is not None and n.multipliers is not None]
-        return Task(
-            box=node.box,
-            multipliers=known[0] if known else None,
-            above=None if above is None or above.multipliers is None else (above.multipliers, above.tangents),
-            most=math.inf if above is None else above.value,
-            target=target,
-            thorough=item.bounded or (item.above is None and guide is None),
-            trims=item.bounded or (guide is not None and guide.kind == "trim"),
-        )
-
-    def _apply(self, item: _Open, found: Examined, target: float) -> None:
-        node, guide = item.node, item.guide
-        self.nodes += not item.bounded
+    def _apply(self, node: Node, found: Examined, target: float) -> None:
+        self.nodes += 1
+        for trim in found.trims:
+            self.settled = max(self.settled, trim.dropped)
+            node.settle("trim", trim.bound)
+            node.children = [Node(trim.box)]
+            (node,) = node.children
         if found.kind == "empty":
             node.kind = "empty"
             return
@@ -320,49 +330,21 @@ class _Search:
             node.kind, node.value = "point", self.judge(found.candidates[0])
             self.judged = max(self.judged, node.value)
             return
-        assert found.bound is not None
-        assert found.smaller is not None
-        node.kind, node.value = "leaf", found.bound.value
-        node.multipliers, node.tangents = found.bound.multipliers, found.bound.tangents
+        bound = found.bound
+        assert bound is not None
         for path in found.candidates[1:]:
             self.judge(path)
-        if node.value <= target:
-            self.settled = max(self.settled, node.value)
+        if bound.value <= target:
+            self.settled = max(self.settled, bound.value)
+            node.settle("leaf", bound)
             return
-        if item.bounded:
-            self.explore(found.candidates[0])
-        tight = node.box.tightened()
-        pays = False
-        if found.smaller != tight:
-            self.settled = max(self.settled, found.dropped)
-            child = Node(found.smaller, "leaf", node.multipliers, node.tangents, node.value)
-            node.kind, node.children = "trim", [child]
-            if found.smaller.tightened() is None:
-                child.kind = "empty"
-                return
-            assert tight is not None
-            pays = _size(found.smaller) <= _WORTH * _size(tight)
-            node = child
-        if guide is not None and guide.kind in ("trim", "split"):
-            self._follow(node, guide if guide.kind == "split" else guide.children[0])
-        else:
-            above = Node(node.box, "leaf", node.multipliers, node.tangents, node.value)
-            self._push(_Open(node, above, bounded=True, cut=None if pays else found.cut), node.value)
-
-    def _follow(self, node: Node, guide: Node) -> None:
-        """Take over the guide's splits without a look at the boxes between."""
-        above = Node(node.box, "leaf", node.multipliers, node.tangents, node.value)
-        stack = [(node, guide)]
-        while stack:
-            node, guide = stack.pop()
-            if guide.kind == "split":
-                assert guide.split is not None
-                node.kind, node.split, node.multipliers = "split", guide.split, None
-                node.children = [Node(part) for part in node.box.split(*guide.split)]
-                stack += zip(node.children, guide.children, strict=True)
-            else:
-                self._push(_Open(node, above, guide), above.value)
-
-
-def _size(box: Box) -> int:
-    return sum(len(values) for axis in AXES for values in getattr(box, axis))
+        self.explore(found.candidates[0])
+        box = node.box.tightened()
+        assert box is not None
+        for cut in found.cuts:
+            node.kind, node.split = "split", cut
+            lower, upper = box.split(*cut)
+            node.children = [Node(lower), Node(upper)]
+            self._push(_Open(node.children[0], bound, found.known), bound.value)
+            node, box = node.children[1], upper
+        self._push(_Open(node, bound, found.known), bound.value)
