@@ -31,21 +31,19 @@ class Cost:
     terms: Callable[[Sequence[Layer], bool], Iterable[Amount]]
     combine: Literal["sum", "max"] = "sum"
 
-    def of_block(self, layers: Sequence[Layer], opens: bool) -> Amount:
-        """What a block costs, 0 without layers."""
-        return self.together(self.terms(layers, opens))
-
-    def together(self, amounts: Iterable[Amount]) -> Amount:
-        """The cost of parts together."""
-        total: Amount = 0
-        for amount in amounts:
-            total = total + amount if self.combine == "sum" else _larger(total, amount)
-        return total
-
-
-def _larger(one: Amount, other: Amount) -> Amount:
-    """The maximum of integers or integer arrays, exactly."""
-    return one + (other - one) * (other > one)
+    def of_segment(
+        self, before: Amount, first: Sequence[Layer], rest: Sequence[Layer], head: Sequence[Layer], depth: Amount
+    ) -> Amount:
+        """What a network costs up to the end of a segment: ``before`` it, its first block, ``depth - 1`` further ones
+        of the layers ``rest``, and the head where it follows.
+        """
+        parts = [*self.terms(first, True), *self.terms(head, True)]
+        more = depth - 1
+        if self.combine == "sum":
+            return before + sum(parts) + more * sum(self.terms(rest, False))
+        for amount in (*parts, *((more > 0) * amount for amount in self.terms(rest, False))):
+            before = before + (amount - before) * (amount > before)
+        return before
 
 
 def _macs(layer: Layer) -> Amount:

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from mad_ip.lagrangian.box import AXES, Axis, Box, whole
-from mad_ip.lagrangian.dual import Dual, minimise
+from mad_ip.lagrangian.dual import EVALUATIONS, Dual, minimise
 from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace, alone
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Path
@@ -52,6 +52,9 @@ _LARGE = 1 << 20
 
 _THIN = 20
 """Widths of every choice in that part."""
+
+_CORRECTIONS = 6
+"""Evaluations of the whole box after that."""
 
 _KNOWN = 24
 """Paths that the parts of a box get to know."""
@@ -174,7 +177,8 @@ def examine(relaxation: Relaxation, task: Task, shared: Shared = alone) -> Exami
             first = minimise(thin, start, tuple(t for t in known if thin.box.holds(t.path)), target=task.target)
             if first.best.trace is not None:
                 start, known = first.best.multipliers, (*known, *_active(program, first, first.best))
-        dual = minimise(program, start, known, target=task.target)
+        evaluations = EVALUATIONS if thin is program else _CORRECTIONS
+        dual = minimise(program, start, known, target=task.target, evaluations=evaluations)
         best = dual.best
         if above is not None and best.value > above.value:
             # Other tangents of phi may bound less well; with those above, a part is never bounded worse.
