@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from mad_ip import blocks, cost, entropy
 from mad_ip.blocks import Layer
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
-from mad_ip.files import finite, named, read_json, write_atomically
+from mad_ip.files import read_json, write_atomically
 from mad_ip.frames import Time, times
-from mad_ip.spec import CONVENTIONS, FAMILIES, Spec, penalised_stages
+from mad_ip.reader import Reader
+from mad_ip.spec import CONVENTIONS, FAMILIES, TEMPORAL, Spec, penalised_stages, temporal
 
 __all__ = [
     "EFFECTIVENESS_TOLERANCE",
@@ -327,7 +328,7 @@ class Design:
     def _level(self, choice: StemChoice | StageChoice) -> dict[str, Any]:
         """The stem or a stage as it is written, without a temporal kernel and stride where there are no frames."""
         record = _whole(dataclasses.asdict(choice))
-        return record if self.frames is not None else {key: record[key] for key in record if key not in _TEMPORAL}
+        return record if self.frames is not None else {key: record[key] for key in record if key not in TEMPORAL}
 
     def save(self, path: Path | str) -> None:
         """Write design.json atomically; raise :class:`InputError` when the place cannot be written."""
@@ -348,21 +349,17 @@ class Design:
     @classmethod
     def from_content(cls, content: Any, source: str = "design") -> Design:
         """Build a design from parsed JSON without re-measuring it; raise :class:`InputError`."""
-        reader = _Reader(source, "", content, _KEYS)
-        if reader.values.get("format") != FORMAT:
-            raise reader.fail("format", f"{FORMAT!r}")
-        image = reader.child("input", ("resolution", "channels", "frames"))
+        reader = Reader(source, content, _KEYS, noun="JSON object")
+        reader.choice("format", (FORMAT,))
+        image = reader.table("input", ("resolution", "channels", "frames"))
         frames = image.integer("frames") if "frames" in image.values else None
-        stages = reader.get("stages", list, "a list of at least one stage")
-        if not stages:
-            raise reader.fail("stages", "a list of at least one stage")
         tail = reader.values.get("tail")
         certificate = reader.values.get("certificate")
         verification = reader.values.get("verification")
-        stem = reader.child("stem", _names(StemChoice))
+        stem = reader.table("stem", StemChoice)
         return cls(
-            name=reader.get("name", str, "a text"),
-            spec_sha256=reader.get("spec_sha256", str, "a text"),
+            name=reader.text("name", empty=True),
+            spec_sha256=reader.text("spec_sha256", empty=True),
             convention=reader.choice("convention", CONVENTIONS),
             resolution=image.integer("resolution"),
             image_channels=image.integer("channels"),
@@ -372,25 +369,22 @@ class Design:
                 stem.integer("stride"),
                 stem.integer("channels"),
                 stem.number("weight", least=0),
-                *stem.temporal(frames),
+                **temporal(stem, frames),
             ),
             stages=tuple(
                 StageChoice(
                     stage.choice("block", FAMILIES),
-                    stage.integer("stride", most=2),
+                    stage.integer("stride", allowed=(1, 2)),
                     stage.integer("channels"),
                     stage.integer("mid"),
                     stage.integer("kernel", odd=True),
                     stage.integer("depth"),
                     stage.number("weight", least=0),
-                    *stage.temporal(frames),
+                    **temporal(stage, frames),
                 )
-                for stage in (
-                    _Reader(source, f"stages[{n}].", item, _names(StageChoice))
-                    for n, item in enumerate(stages, start=1)
-                )
+                for stage in reader.tables("stages", StageChoice)
             ),
-            tail=None if tail is None else reader.child("tail", ("channels",)).integer("channels"),
+            tail=None if tail is None else reader.table("tail", ("channels",)).integer("channels"),
             classes=reader.integer("classes", least=0),
             metrics=reader.record("metrics", Metrics),
             certificate=None if certificate is None else reader.record("certificate", Certificate),
@@ -465,12 +459,8 @@ def _close(stored: Any, value: float) -> bool:
     return math.isclose(stored, value, rel_tol=_METRIC_TOLERANCE, abs_tol=_METRIC_TOLERANCE)
 
 
-_TEMPORAL = ("temporal_kernel", "temporal_stride")
-"""Keys of the stem and the stages of a design with frames."""
-
-
 def _temporal(level: Any) -> tuple[int, ...]:
-    return tuple(getattr(level, key) for key in _TEMPORAL)
+    return tuple(getattr(level, key) for key in TEMPORAL)
 
 
 def _whole(record: dict[str, Any]) -> dict[str, Any]:
@@ -495,15 +485,12 @@ _KEYS = (
 )
 
 
-def _verification(reader: _Reader) -> Verification:
-    inner = reader.child("verification", _names(Verification))
-    methods = inner.get("methods", list, "a list of at least one text")
-    if not methods or not all(isinstance(method, str) and method for method in methods):
-        raise inner.fail("methods", "a list of at least one text")
+def _verification(reader: Reader) -> Verification:
+    inner = reader.table("verification", Verification)
     return Verification(
-        version=inner.get("version", str, "a text"),
+        version=inner.text("version", empty=True),
         verdict=inner.choice("verdict", VERDICTS),
-        methods=tuple(methods),
+        methods=inner.texts("methods"),
         bound=inner.optional("bound", inner.number),
         gap=inner.optional("gap", functools.partial(inner.number, least=0)),
         architectures=inner.optional("architectures", inner.integer),
@@ -511,86 +498,3 @@ def _verification(reader: _Reader) -> Verification:
         evaluations=inner.optional("evaluations", inner.integer),
         seconds=inner.number("seconds", least=0),
     )
-
-
-def _names(kind: type[Any]) -> list[str]:
-    return [item.name for item in dataclasses.fields(kind)]
-
-
-class _Reader:
-    """One JSON object: typed look-ups that name file, key and value when they fail."""
-
-    def __init__(self, source: str, prefix: str, values: Any, known: Iterable[str]) -> None:
-        if not isinstance(values, dict):
-            raise InputError(f"{source}: {prefix.rstrip('.') or 'content'}: must be a JSON object")
-        allowed = list(known)
-        for key in values:
-            if key not in allowed:
-                raise InputError(f"{source}: {prefix}{named(key)}: unknown key; allowed are {', '.join(allowed)}")
-        self.source, self.prefix, self.values = source, prefix, values
-
-    def fail(self, key: str, allowed: str) -> InputError:
-        if key not in self.values:
-            return InputError(f"{self.source}: {self.prefix}{key} is missing: must be {allowed}")
-        return InputError(f"{self.source}: {self.prefix}{key} = {self.values[key]!r}: must be {allowed}")
-
-    def get(self, key: str, kind: type, allowed: str) -> Any:
-        value = self.values.get(key)
-        if not isinstance(value, kind):
-            raise self.fail(key, allowed)
-        return value
-
-    def child(self, key: str, known: Iterable[str]) -> _Reader:
-        return _Reader(self.source, f"{self.prefix}{key}.", self.get(key, dict, "an object"), known)
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self.values.get(key)
-        if value not in allowed:
-            raise self.fail(key, "one of " + ", ".join(allowed))
-        return str(value)
-
-    def integer(self, key: str, *, least: int = 1, most: int | None = None, odd: bool = False) -> int:
-        value: Any = self.values.get(key)
-        fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        if not fits or (most is not None and value > most) or (odd and value % 2 == 0):
-            limit = f"of at least {least}" if most is None else f"from {least} to {most}"
-            raise self.fail(key, f"an {'odd ' if odd else ''}integer {limit}")
-        return int(value)
-
-    def temporal(self, frames: int | None) -> tuple[int, int]:
-        """The temporal kernel and stride, which only a level of a network for clips has."""
-        if frames is not None:
-            return self.integer("temporal_kernel", most=3, odd=True), self.integer("temporal_stride", most=2)
-        for key in _TEMPORAL:
-            if key in self.values:
-                value = self.values[key]
-                raise InputError(
-                    f"{self.source}: {self.prefix}{key} = {value!r}: needs input.frames; "
-                    "must be left out of a design for images"
-                )
-        return 1, 1
-
-    def number(self, key: str, *, least: float = -math.inf) -> float:
-        value: Any = self.values.get(key)
-        if not finite(value) or value < least:
-            raise self.fail(key, "a finite number" + (f" of at least {least}" if math.isfinite(least) else ""))
-        return value  # type: ignore[no-any-return]
-
-    def optional(self, key: str, read: Callable[[str], Any]) -> Any:
-        """``null`` or what ``read`` reads; the key itself must be there."""
-        if key in self.values and self.values[key] is None:
-            return None
-        return read(key)
-
-    def record(self, key: str, kind: type[Any]) -> Any:
-        """A dataclass of texts, integers and numbers, read by its own annotations."""
-        reader = self.child(key, _names(kind))
-        values: dict[str, Any] = {}
-        for item in dataclasses.fields(kind):
-            if item.type == "int":
-                values[item.name] = reader.integer(item.name, least=0)
-            elif item.type == "str":
-                values[item.name] = reader.get(item.name, str, "a text")
-            else:
-                values[item.name] = reader.number(item.name)
-        return kind(**values)

@@ -12,11 +12,11 @@ from typing import Any
 
 from mad_ip import cost, entropy
 from mad_ip.blocks import Amount, Layer
-from mad_ip.design import _Reader
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
 from mad_ip.files import read_json, write_atomically
 from mad_ip.mlp.spec import MlpSpec
+from mad_ip.reader import Reader
 
 __all__ = ["FORMAT", "Certificate", "Metrics", "MlpDesign", "is_design", "linear", "violations"]
 
@@ -131,17 +131,14 @@ class MlpDesign:
     @classmethod
     def from_content(cls, content: Any, source: str = "design") -> MlpDesign:
         """Build a design from parsed JSON without re-measuring it; raise :class:`InputError`."""
-        reader = _Reader(source, "", content, ("format", *(key.name for key in dataclasses.fields(cls))))
+        reader = Reader(source, content, ("format", *(key.name for key in dataclasses.fields(cls))), noun="JSON object")
         reader.choice("format", (FORMAT,))
-        widths = reader.get("widths", list, "a list of integers")
-        hidden = {f"widths[{n}]": width for n, width in enumerate(widths, start=1)}
-        numbers = _Reader(source, "", hidden, hidden)
         certificate = reader.values.get("certificate")
         return cls(
-            name=reader.get("name", str, "a text"),
-            spec_sha256=reader.get("spec_sha256", str, "a text"),
+            name=reader.text("name", empty=True),
+            spec_sha256=reader.text("spec_sha256", empty=True),
             features=reader.integer("features"),
-            widths=tuple(numbers.integer(key) for key in hidden),
+            widths=reader.integers("widths"),
             classes=reader.integer("classes"),
             metrics=reader.record("metrics", Metrics),
             certificate=None if certificate is None else reader.record("certificate", Certificate),

@@ -13,7 +13,8 @@ from typing import Any
 
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml
-from mad_ip.spec import Budget, Domain, _Reader
+from mad_ip.reader import Reader
+from mad_ip.spec import Budget, Domain
 
 __all__ = ["KIND", "Input", "MlpSpec", "Space", "is_spec"]
 
@@ -85,7 +86,7 @@ class MlpSpec:
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, source: str = "spec", sha256: str = "") -> MlpSpec:
         """Build a spec from a parsed TOML table; raise :class:`InputError`."""
-        top = _Reader(source, "", table, ("kind", "name", "input", "budget", "space"))
+        top = Reader(source, table, ("kind", "name", "input", "budget", "space"))
         top.choice("kind", (KIND,))
         ends = top.table("input", Input)
         budget = top.table("budget", Budget, optional=True)
@@ -94,7 +95,7 @@ class MlpSpec:
             name=top.text("name"),
             input=Input(ends.integer("features"), ends.integer("classes")),
             space=Space(space.domain("widths"), space.domain("depth")),
-            budget=Budget(**{key.name: budget.number(key.name, positive=True) for key in fields(Budget)}),
+            budget=Budget(**{key.name: budget.number(key.name, positive=True, default=None) for key in fields(Budget)}),
             source=source,
             sha256=sha256,
         )
