@@ -18,7 +18,7 @@ from mad_ip.files import read_json, write_atomically
 from mad_ip.mlp.spec import MlpSpec
 from mad_ip.reader import Reader
 
-__all__ = ["FORMAT", "Certificate", "Metrics", "MlpDesign", "is_design", "linear", "violations"]
+__all__ = ["FORMAT", "Certificate", "Metrics", "MlpDesign", "linear", "violations"]
 
 FORMAT = "mad-ip/mlp-design/1"
 
@@ -163,9 +163,3 @@ def violations(spec: MlpSpec, design: MlpDesign) -> list[str]:
         if limit is not None and value > limit * slack:
             found.append(f"{key} {value} exceeds the budget {limit}")
     return found
-
-
-def is_design(path: Path | str) -> bool:
-    """Whether a JSON file is the design of an MLP; raise :class:`InputError` when it is no JSON file."""
-    content = read_json(path)
-    return isinstance(content, dict) and content.get("format") == FORMAT

@@ -16,7 +16,7 @@ from mad_ip.files import read_toml
 from mad_ip.reader import Reader
 from mad_ip.spec import Budget, Domain
 
-__all__ = ["KIND", "Input", "MlpSpec", "Space", "is_spec"]
+__all__ = ["KIND", "Input", "MlpSpec", "Space"]
 
 KIND = "mlp"
 
@@ -99,8 +99,3 @@ class MlpSpec:
             source=source,
             sha256=sha256,
         )
-
-
-def is_spec(path: Path | str) -> bool:
-    """Whether a TOML file says ``kind = "mlp"``; raise :class:`InputError` when it is no TOML file."""
-    return read_toml(path)[0].get("kind") == KIND
