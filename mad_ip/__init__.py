@@ -20,11 +20,8 @@ def load(path: Path | str) -> Network | nn.Sequential:
 
     Raises :class:`mad_ip.errors.InputError` when it is not one.
     """
-    from mad_ip import mlp
-    from mad_ip.design import Design
-    from mad_ip.networks import Network
-    from mad_ip.networks import mlp as mlp_networks
+    from mad_ip.kinds import design_kind
 
-    if mlp.is_design(path):
-        return mlp_networks.build(mlp.MlpDesign.load(path))
-    return Network(Design.load(path))
+    kind = design_kind(path)
+    network: Network | nn.Sequential = kind.network(kind.load_design(path))
+    return network

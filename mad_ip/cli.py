@@ -69,44 +69,27 @@ def solve(
 
     Exit codes: 0 proven optimal, 3 feasible but not proven, 4 infeasible, 2 bad input, 1 internal error.
     """
-    from mad_ip import mlp
-    from mad_ip.spec import Spec
+    from mad_ip.kinds import spec_kind
 
     _require_limits(time_limit, gap)
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError(f"--out = {out}: its folder does not exist; an existing folder is needed")
-    if mlp.is_spec(spec):
+    kind = spec_kind(spec)
+    if not kind.profiles:
         for option, value in (("--solver", solver), ("--cluster", cluster), ("--top", top if top > 1 else None)):
             if value is not None:
                 raise InputError(
-                    f"{option} = {value}: {spec} is an MLP, which has an exact method of its own; must be left out"
+                    f"{option} = {value}: {spec} is {kind.noun}, which has an exact method of its own; must be left out"
                 )
-        problem: Any = mlp.MlpSpec.load(spec)
-    else:
-        problem = Spec.load(spec)
+    problem = kind.load_spec(spec)
 
     from rich.console import Console
 
-    designs: list[Any] = []
     with _interruptible() as interrupted, _progress(Console(stderr=True), quiet, _line) as watch:
-        common: dict[str, Any] = {"time_limit": time_limit, "gap": gap, "watch": watch, "interrupted": interrupted}
-        if isinstance(problem, mlp.MlpSpec):
-            from mad_ip.mlp.optimum import solve as run_mlp
-            from mad_ip.mlp.table import design_table as mlp_table
-
-            designs.append(run_mlp(problem, **common))
-            table: Any = mlp_table(designs[0], problem.budget)
-        else:
-            from mad_ip import solve as solving
-            from mad_ip.reports.table import design_table, ranking_table
-
-            common.update(profile=_profile(solver, cluster), threads=threads, seed=seed)
-            if top == 1:
-                designs.append(solving.solve(problem, **common))
-                table = design_table(designs[0], problem.budget)
-            else:
-                designs += solving.rank(problem, top, **common)
-                table = ranking_table(designs, problem.budget)
+        options: dict[str, Any] = {"time_limit": time_limit, "gap": gap, "watch": watch, "interrupted": interrupted}
+        if kind.profiles:
+            options.update(profile=_profile(solver, cluster), threads=threads, seed=seed, top=top)
+        designs, table = kind.solve(problem, **options)
     if out is not None:
         for number, design in enumerate(designs, start=1):
             design.save(out if number == 1 else out.with_stem(f"{out.stem}-{number}"))
@@ -161,6 +144,7 @@ def verify(
 
     from mad_ip.design import Design
     from mad_ip.files import read_json, write_atomically
+    from mad_ip.kinds import require_cnn
     from mad_ip.spec import Spec
     from mad_ip.verification.report import Model, line, sentences
     from mad_ip.verification.verdict import verify as run
@@ -175,7 +159,7 @@ def verify(
         raise InputError(
             f"--write-certificate = {write_certificate}: its folder does not exist; an existing folder is needed"
         )
-    _require_cnn(path)
+    require_cnn(path)
     design = Design.read(path)
     problem = Spec.load(path.parent / "spec.toml" if spec is None else spec)
     boxes = None if certificate is None else read_json(certificate)
@@ -206,27 +190,15 @@ def verify(
 @app.command()
 def show(path: Annotated[Path, typer.Argument(help="A design.json or a spec.toml.")]) -> None:
     """Show a design, or the size of a spec's space and catalogue without solving it."""
-    from mad_ip import mlp
     from mad_ip.files import read_bytes
+    from mad_ip.kinds import design_kind, spec_kind
 
-    stored = path.suffix == ".json" or read_bytes(path).lstrip().startswith(b"{")
-    if mlp.is_design(path) if stored else mlp.is_spec(path):
-        from mad_ip.mlp import table
-
-        _print(table.design_table(mlp.MlpDesign.load(path)) if stored else table.space_table(mlp.MlpSpec.load(path)))
-    elif stored:
-        from mad_ip.design import Design
-        from mad_ip.reports.table import design_table
-
-        _print(design_table(Design.load(path)))
+    if path.suffix == ".json" or read_bytes(path).lstrip().startswith(b"{"):
+        kind = design_kind(path)
+        _print(kind.design_table(kind.load_design(path)))
     else:
-        from mad_ip import catalogue
-        from mad_ip.reports.table import space_table
-        from mad_ip.spec import Spec
-
-        spec = Spec.load(path)
-        listable = catalogue.raw_options(spec) <= catalogue.LISTABLE
-        _print(space_table(spec, catalogue.build(spec) if listable else None))
+        kind = spec_kind(path)
+        _print(kind.space_table(kind.load_spec(path)))
 
 
 @app.command()
@@ -236,24 +208,18 @@ def build(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights.")] = 0,
 ) -> None:
     """Build the PyTorch network, check its measured against its modelled cost, and save its initial weights."""
-    from mad_ip import mlp
-    from mad_ip.design import Design
+    from mad_ip.kinds import design_kind
 
-    content = mlp.MlpDesign.load(design) if mlp.is_design(design) else Design.load(design)
+    kind = design_kind(design)
+    content = kind.load_design(design)
 
     import torch
 
-    from mad_ip.networks import Network, save_weights, verify_cost
-    from mad_ip.networks import mlp as mlp_networks
+    from mad_ip.networks import save_weights
 
     torch.manual_seed(seed)
-    network: Any
-    if isinstance(content, mlp.MlpDesign):
-        network = mlp_networks.build(content)
-        mlp_networks.verify_cost(network, content)
-    else:
-        network = Network(content)
-        verify_cost(network)
+    network = kind.network(content)
+    kind.verify_cost(network, content)
     target = out or design.with_suffix(".safetensors")
     save_weights(network, target)
     metrics = content.metrics
@@ -272,8 +238,9 @@ def export(
 ) -> None:
     """Write the network for those who have no mad-ip, once it computes what the network computes."""
     from mad_ip.design import Design
+    from mad_ip.kinds import require_cnn
 
-    _require_cnn(design)
+    require_cnn(design)
     content = Design.load(design)
 
     from mad_ip.networks.export import default_path
@@ -311,6 +278,7 @@ def score(
     from json import dumps, loads
 
     from mad_ip.design import Design
+    from mad_ip.kinds import require_cnn
     from mad_ip.reports.scores import optimum_text, score_table
     from mad_ip.scoring import against, default_spec, of_design
     from mad_ip.spec import CONVENTIONS, Spec
@@ -324,7 +292,7 @@ def score(
     with _interruptible() as interrupted:
         for name in networks:
             if name.endswith(".json"):
-                _require_cnn(Path(name))
+                require_cnn(name)
                 measured = of_design(Design.load(name), convention, resolution)
             else:
                 from mad_ip.networks import score as tracing
@@ -412,14 +380,6 @@ def _print(content: object) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 120)
     console.print(content, soft_wrap=isinstance(content, str))
-
-
-def _require_cnn(path: Path) -> None:
-    """Refuse the design of an MLP, whose design.json has other keys."""
-    from mad_ip import mlp
-
-    if mlp.is_design(path):
-        raise InputError(f"{path}: is the design of an MLP; must be that of a CNN")
 
 
 def _require_limits(time_limit: float, gap: float) -> None:

@@ -1,4 +1,4 @@
-"""Design: one decoded architecture, its metrics recomputed from its layers, and design.json (design.md section 3)."""
+"""Design: one decoded architecture, its metrics recomputed from its layers, and design.json (docs/formulation.md)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import pathlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-from mad_ip import blocks, cost, entropy
-from mad_ip.blocks import Layer
+from mad_ip import entropy
+from mad_ip.blocks import Layer, closing, opening, repeated
+from mad_ip.cost import COSTS
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
-from mad_ip.files import finite, named, read_json, write_atomically
+from mad_ip.files import read_json, write_atomically
 from mad_ip.frames import Time, times
-from mad_ip.spec import CONVENTIONS, FAMILIES, Spec, penalised_stages
+from mad_ip.reader import Reader
+from mad_ip.spec import CONVENTIONS, FAMILIES, TEMPORAL, Choice, Path, Segment, Spec, segments, temporal
 
 __all__ = [
     "EFFECTIVENESS_TOLERANCE",
@@ -160,11 +163,9 @@ class Design:
         return dataclasses.replace(design, metrics=design.measure(beta))
 
     @classmethod
-    def chosen(cls, spec: Spec, path: Sequence[tuple[int, int, int, int]]) -> Design:
-        """The design of a path: channels, inner width, kernel and depth of the stem, every stage and the tail.
-
-        Of the stem and the tail only the channels count. Measured from its layers.
-        """
+    def chosen(cls, spec: Spec, path: Path) -> Design:
+        """The design of a path of a spec, measured from its layers."""
+        stem = spec.stem
         return cls.create(
             beta=spec.objective.depth_penalty,
             name=spec.name,
@@ -174,22 +175,28 @@ class Design:
             image_channels=spec.input.channels,
             frames=spec.input.frames,
             stem=StemChoice(
-                spec.stem.kernel,
-                spec.stem.stride,
-                path[0][0],
-                spec.stem.weight,
-                spec.stem.temporal_kernel,
-                spec.stem.temporal_stride,
+                stem.kernel, stem.stride, path[0][0], stem.weight, stem.temporal_kernel, stem.temporal_stride
             ),
             stages=tuple(
                 StageChoice(
-                    stage.block, stage.stride, *chosen, stage.weight, stage.temporal_kernel, stage.temporal_stride
+                    stage.block, stage.stride, *choice, stage.weight, stage.temporal_kernel, stage.temporal_stride
                 )
-                for stage, chosen in zip(spec.stages, path[1:], strict=False)
+                for stage, choice in zip(spec.stages, path[1:], strict=False)
             ),
             tail=None if spec.tail is None else path[-1][0],
             classes=spec.input.classes,
         )
+
+    @property
+    def path(self) -> Path:
+        """What was chosen, segment by segment."""
+        return tuple(Choice(s.channels[0], s.mid[0], s.kernel[0], s.depth[0]) for s in self.segments)
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """Stem, stages and tail in forward order, at the design's own resolution; every domain has one value."""
+        tail = None if self.tail is None else (self.tail,)
+        return segments(self, tail, self.image_channels, (self.resolution, *self.resolutions))
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -215,69 +222,53 @@ class Design:
         """Channels that enter the head."""
         return self.stages[-1].channels if self.tail is None else self.tail
 
-    def stem_layers(self) -> tuple[Layer, ...]:
-        """The stem's layers."""
-        stem = self.stem
-        return blocks.stem(self.image_channels, stem.channels, stem.kernel, stem.stride, self.resolution, self.times[0])
-
-    def stage_blocks(self) -> Iterator[tuple[tuple[Layer, ...], ...]]:
-        """For every stage, its blocks, each the tuple of its layers in forward order."""
-        c_in, size = self.stem.channels, self.resolutions[0]
-        for stage, out_size, time in zip(self.stages, self.resolutions[1:], self.times[1:], strict=True):
-            c, m, k = stage.channels, stage.mid, stage.kernel
-            first = blocks.block(stage.block, c_in, c, m, k, stage.stride, size, time)
-            rest = blocks.block(stage.block, c, c, m, k, 1, out_size, time.after)
-            yield (first,) + (rest,) * (stage.depth - 1)
-            c_in, size = stage.channels, out_size
-
-    def tail_layers(self) -> tuple[Layer, ...]:
-        """The tail's layers, none without a tail."""
-        if self.tail is None:
-            return ()
-        time = Time(self.times[-1].out_frames)
-        return blocks.tail(self.stages[-1].channels, self.tail, self.resolutions[-1], time)
+    def blocks(self) -> Iterator[tuple[tuple[Layer, ...], ...]]:
+        """For every segment, its blocks, each the tuple of its layers in forward order; one of the stem and the tail."""
+        for segment, choice in zip(self.segments, self.path, strict=True):
+            first = opening(segment, segment.sources[0], choice.channels, choice.mid, choice.kernel)
+            rest = repeated(segment, choice.channels, choice.mid, choice.kernel)
+            yield (first,) + (rest,) * (choice.depth - 1)
 
     def head_layers(self) -> tuple[Layer, ...]:
         """The classifier, none when ``classes`` is 0."""
-        return blocks.head(self.feature_channels, self.classes)
-
-    def parts(self) -> list[tuple[Layer, ...]]:
-        """All layers in forward order: stem, each stage, tail, head."""
-        stages = [tuple(layer for block in stage for layer in block) for stage in self.stage_blocks()]
-        return [self.stem_layers(), *stages, self.tail_layers(), self.head_layers()]
+        return closing(self.segments[-1], self.feature_channels)
 
     def levels(self) -> list[entropy.Level]:
         """The cumulated levels of the stem and the stages, the tail belonging to the last stage."""
-        stem, *stages, tail, _ = self.parts()
-        stages[-1] = stages[-1] + tail
-        channels = [self.stem.channels, *(stage.channels for stage in self.stages)]
-        channels[-1] = self.feature_channels
-        weights = [self.stem.weight, *(stage.weight for stage in self.stages)]
         passed: list[Layer] = []
         levels = []
-        for part, size, time, c, weight in zip(
-            [stem, *stages], self.resolutions, self.times, channels, weights, strict=True
-        ):
-            passed += part
-            gain = float(entropy.entropy_gain(weight, size, c, time.out_frames))
-            levels.append(entropy.Level(entropy.count(passed), entropy.log_width(passed), gain, weight))
+        for segment, blocks in zip(self.segments, self.blocks(), strict=True):
+            passed += [layer for block in blocks for layer in block]
+            gain = float(
+                entropy.entropy_gain(segment.weight, segment.out_size, segment.channels[0], segment.time.out_frames)
+            )
+            level = entropy.Level(entropy.count(passed), entropy.log_width(passed), gain, segment.weight)
+            if segment.kind == "tail":
+                levels.pop()
+            levels.append(level)
         return levels
+
+    def spent(self, key: str) -> int:
+        """What the network costs of a budget: a key of :data:`mad_ip.cost.COSTS`."""
+        total: int = 0
+        for segment, choice, (first, *_) in zip(self.segments, self.path, self.blocks(), strict=True):
+            rest = repeated(segment, choice.channels, choice.mid, choice.kernel)
+            head = closing(segment, choice.channels)
+            total = int(COSTS[key].of_segment(total, first, rest, head, choice.depth))
+        return total
 
     def measure(self, beta: float) -> Metrics:
         """Recompute every metric from the layers, costs in exact integers."""
         levels = self.levels()
-        layers = [layer for part in self.parts() for layer in part]
         h = entropy.entropy(levels, self.convention)
-        depths = [stage.depth for stage in self.stages][penalised_stages(self.convention, len(self.stages))]
+        depths = [segment.depth[0] for segment in self.segments if segment.penalised]
         penalty = entropy.depth_penalty(depths, beta, self.convention)
         return Metrics(
             score=h - penalty,
             entropy=h,
             depth_penalty=penalty,
             effectiveness=entropy.effectiveness(levels, self.convention),
-            macs=int(cost.macs(layers)),
-            params=int(cost.params(layers)),
-            layers=levels[-1].depth,
+            **{key: self.spent(key) for key in ("macs", "params", "layers")},
         )
 
     def check(self, source: str = "design") -> None:
@@ -327,42 +318,38 @@ class Design:
     def _level(self, choice: StemChoice | StageChoice) -> dict[str, Any]:
         """The stem or a stage as it is written, without a temporal kernel and stride where there are no frames."""
         record = _whole(dataclasses.asdict(choice))
-        return record if self.frames is not None else {key: record[key] for key in record if key not in _TEMPORAL}
+        return record if self.frames is not None else {key: record[key] for key in record if key not in TEMPORAL}
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: pathlib.Path | str) -> None:
         """Write design.json atomically; raise :class:`InputError` when the place cannot be written."""
         write_atomically(path, self.to_json().encode())
 
     @classmethod
-    def load(cls, path: Path | str) -> Design:
+    def load(cls, path: pathlib.Path | str) -> Design:
         """Read, validate and re-measure a design.json; raise :class:`InputError` naming what is wrong."""
         design = cls.read(path)
         design.check(str(path))
         return design
 
     @classmethod
-    def read(cls, path: Path | str) -> Design:
+    def read(cls, path: pathlib.Path | str) -> Design:
         """Read and validate a design.json as it stands, its metrics unchecked; raise :class:`InputError`."""
         return cls.from_content(read_json(path), str(path))
 
     @classmethod
     def from_content(cls, content: Any, source: str = "design") -> Design:
         """Build a design from parsed JSON without re-measuring it; raise :class:`InputError`."""
-        reader = _Reader(source, "", content, _KEYS)
-        if reader.values.get("format") != FORMAT:
-            raise reader.fail("format", f"{FORMAT!r}")
-        image = reader.child("input", ("resolution", "channels", "frames"))
+        reader = Reader(source, content, _KEYS, noun="JSON object")
+        reader.choice("format", (FORMAT,))
+        image = reader.table("input", ("resolution", "channels", "frames"))
         frames = image.integer("frames") if "frames" in image.values else None
-        stages = reader.get("stages", list, "a list of at least one stage")
-        if not stages:
-            raise reader.fail("stages", "a list of at least one stage")
         tail = reader.values.get("tail")
         certificate = reader.values.get("certificate")
         verification = reader.values.get("verification")
-        stem = reader.child("stem", _names(StemChoice))
+        stem = reader.table("stem", StemChoice)
         return cls(
-            name=reader.get("name", str, "a text"),
-            spec_sha256=reader.get("spec_sha256", str, "a text"),
+            name=reader.text("name", empty=True),
+            spec_sha256=reader.text("spec_sha256", empty=True),
             convention=reader.choice("convention", CONVENTIONS),
             resolution=image.integer("resolution"),
             image_channels=image.integer("channels"),
@@ -372,25 +359,22 @@ class Design:
                 stem.integer("stride"),
                 stem.integer("channels"),
                 stem.number("weight", least=0),
-                *stem.temporal(frames),
+                **temporal(stem, frames),
             ),
             stages=tuple(
                 StageChoice(
                     stage.choice("block", FAMILIES),
-                    stage.integer("stride", most=2),
+                    stage.integer("stride", allowed=(1, 2)),
                     stage.integer("channels"),
                     stage.integer("mid"),
                     stage.integer("kernel", odd=True),
                     stage.integer("depth"),
                     stage.number("weight", least=0),
-                    *stage.temporal(frames),
+                    **temporal(stage, frames),
                 )
-                for stage in (
-                    _Reader(source, f"stages[{n}].", item, _names(StageChoice))
-                    for n, item in enumerate(stages, start=1)
-                )
+                for stage in reader.tables("stages", StageChoice)
             ),
-            tail=None if tail is None else reader.child("tail", ("channels",)).integer("channels"),
+            tail=None if tail is None else reader.table("tail", ("channels",)).integer("channels"),
             classes=reader.integer("classes", least=0),
             metrics=reader.record("metrics", Metrics),
             certificate=None if certificate is None else reader.record("certificate", Certificate),
@@ -449,11 +433,11 @@ def violations(spec: Spec, design: Design) -> list[str]:
         )
         c_in = choice.channels
     measured = design.measure(spec.objective.depth_penalty)
-    for key, limit in dataclasses.asdict(spec.budget).items():
-        if limit is not None:
-            value = getattr(measured, key)
-            slack = 1 + EFFECTIVENESS_TOLERANCE if key == "effectiveness" else 1
-            require(value <= limit * slack, f"{key} {value} exceeds the budget {limit}")
+    for key, limit in spec.budget.given.items():
+        bounded = key == "effectiveness"
+        value = measured.effectiveness if bounded else design.spent(key)
+        slack = 1 + EFFECTIVENESS_TOLERANCE if bounded else 1
+        require(value <= limit * slack, f"{key} {value} exceeds the budget {limit}")
     try:
         design._compare(measured, "design")
     except InputError as error:
@@ -465,12 +449,8 @@ def _close(stored: Any, value: float) -> bool:
     return math.isclose(stored, value, rel_tol=_METRIC_TOLERANCE, abs_tol=_METRIC_TOLERANCE)
 
 
-_TEMPORAL = ("temporal_kernel", "temporal_stride")
-"""Keys of the stem and the stages of a design with frames."""
-
-
 def _temporal(level: Any) -> tuple[int, ...]:
-    return tuple(getattr(level, key) for key in _TEMPORAL)
+    return tuple(getattr(level, key) for key in TEMPORAL)
 
 
 def _whole(record: dict[str, Any]) -> dict[str, Any]:
@@ -495,15 +475,12 @@ _KEYS = (
 )
 
 
-def _verification(reader: _Reader) -> Verification:
-    inner = reader.child("verification", _names(Verification))
-    methods = inner.get("methods", list, "a list of at least one text")
-    if not methods or not all(isinstance(method, str) and method for method in methods):
-        raise inner.fail("methods", "a list of at least one text")
+def _verification(reader: Reader) -> Verification:
+    inner = reader.table("verification", Verification)
     return Verification(
-        version=inner.get("version", str, "a text"),
+        version=inner.text("version", empty=True),
         verdict=inner.choice("verdict", VERDICTS),
-        methods=tuple(methods),
+        methods=inner.texts("methods"),
         bound=inner.optional("bound", inner.number),
         gap=inner.optional("gap", functools.partial(inner.number, least=0)),
         architectures=inner.optional("architectures", inner.integer),
@@ -511,86 +488,3 @@ def _verification(reader: _Reader) -> Verification:
         evaluations=inner.optional("evaluations", inner.integer),
         seconds=inner.number("seconds", least=0),
     )
-
-
-def _names(kind: type[Any]) -> list[str]:
-    return [item.name for item in dataclasses.fields(kind)]
-
-
-class _Reader:
-    """One JSON object: typed look-ups that name file, key and value when they fail."""
-
-    def __init__(self, source: str, prefix: str, values: Any, known: Iterable[str]) -> None:
-        if not isinstance(values, dict):
-            raise InputError(f"{source}: {prefix.rstrip('.') or 'content'}: must be a JSON object")
-        allowed = list(known)
-        for key in values:
-            if key not in allowed:
-                raise InputError(f"{source}: {prefix}{named(key)}: unknown key; allowed are {', '.join(allowed)}")
-        self.source, self.prefix, self.values = source, prefix, values
-
-    def fail(self, key: str, allowed: str) -> InputError:
-        if key not in self.values:
-            return InputError(f"{self.source}: {self.prefix}{key} is missing: must be {allowed}")
-        return InputError(f"{self.source}: {self.prefix}{key} = {self.values[key]!r}: must be {allowed}")
-
-    def get(self, key: str, kind: type, allowed: str) -> Any:
-        value = self.values.get(key)
-        if not isinstance(value, kind):
-            raise self.fail(key, allowed)
-        return value
-
-    def child(self, key: str, known: Iterable[str]) -> _Reader:
-        return _Reader(self.source, f"{self.prefix}{key}.", self.get(key, dict, "an object"), known)
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self.values.get(key)
-        if value not in allowed:
-            raise self.fail(key, "one of " + ", ".join(allowed))
-        return str(value)
-
-    def integer(self, key: str, *, least: int = 1, most: int | None = None, odd: bool = False) -> int:
-        value: Any = self.values.get(key)
-        fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        if not fits or (most is not None and value > most) or (odd and value % 2 == 0):
-            limit = f"of at least {least}" if most is None else f"from {least} to {most}"
-            raise self.fail(key, f"an {'odd ' if odd else ''}integer {limit}")
-        return int(value)
-
-    def temporal(self, frames: int | None) -> tuple[int, int]:
-        """The temporal kernel and stride, which only a level of a network for clips has."""
-        if frames is not None:
-            return self.integer("temporal_kernel", most=3, odd=True), self.integer("temporal_stride", most=2)
-        for key in _TEMPORAL:
-            if key in self.values:
-                value = self.values[key]
-                raise InputError(
-                    f"{self.source}: {self.prefix}{key} = {value!r}: needs input.frames; "
-                    "must be left out of a design for images"
-                )
-        return 1, 1
-
-    def number(self, key: str, *, least: float = -math.inf) -> float:
-        value: Any = self.values.get(key)
-        if not finite(value) or value < least:
-            raise self.fail(key, "a finite number" + (f" of at least {least}" if math.isfinite(least) else ""))
-        return value  # type: ignore[no-any-return]
-
-    def optional(self, key: str, read: Callable[[str], Any]) -> Any:
-        """``null`` or what ``read`` reads; the key itself must be there."""
-        if key in self.values and self.values[key] is None:
-            return None
-        return read(key)
-
-    def record(self, key: str, kind: type[Any]) -> Any:
-        """A dataclass of texts, integers and numbers, read by its own annotations."""
-        reader = self.child(key, _names(kind))
-        values: dict[str, Any] = {}
-        for item in dataclasses.fields(kind):
-            if item.type == "int":
-                values[item.name] = reader.integer(item.name, least=0)
-            elif item.type == "str":
-                values[item.name] = reader.get(item.name, str, "a text")
-            else:
-                values[item.name] = reader.number(item.name)
-        return kind(**values)

@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from mad_ip import cost
 from mad_ip.errors import InputError
-from mad_ip.files import finite, named, read_toml
+from mad_ip.files import read_toml
 from mad_ip.frames import Time, times
+from mad_ip.reader import REQUIRED, Reader
 
 __all__ = [
     "CONVENTIONS",
@@ -101,8 +102,9 @@ class Budget:
         first, second, *others = cost.COSTS
         return first, second, "effectiveness", *others
 
-    def items(self) -> dict[str, float]:
-        """The limits given, by key, in the order of :meth:`keys`."""
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that there are, by key, in the order of :meth:`keys`."""
         return {key: limit for key in self.keys() if (limit := getattr(self, key)) is not None}
 
 
@@ -322,7 +324,7 @@ class Spec:
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, source: str = "spec", sha256: str = "") -> Spec:
         """Build a spec from a parsed TOML table; raise :class:`InputError`."""
-        top = _Reader(source, "", table, _SECTIONS)
+        top = Reader(source, table, _SECTIONS)
         image = top.table("input", Input)
         stem = top.table("stem", Stem)
         stages = top.tables("stage", Stage)
@@ -330,7 +332,7 @@ class Spec:
         weights = default_weights(strides)
         frames = image.integer("frames") if "frames" in image.values else None
         tail = top.table("tail", Tail, optional=True)
-        budget = top.table("budget", Budget, optional=True)
+        budget = top.table("budget", Budget.keys(), optional=True)
         objective = top.table("objective", Objective, optional=True)
         space = top.table("space", Space, optional=True)
         return cls(
@@ -342,19 +344,19 @@ class Spec:
                 classes=image.integer("classes", least=0, default=1000),
                 frames=frames,
             ),
-            budget=Budget(**{key: budget.number(key, positive=True) for key in Budget.keys()}),
-            objective=Objective(objective.number("depth_penalty", default=10.0)),
+            budget=Budget(**{key: budget.number(key, positive=True, default=None) for key in Budget.keys()}),
+            objective=Objective(objective.number("depth_penalty", least=0, default=10.0)),
             space=Space(
                 monotone=space.boolean("monotone", default=True),
-                growth=space.number("growth", positive=True),
-                mid_ratio=space.interval("mid_ratio"),
+                growth=space.number("growth", positive=True, default=None),
+                mid_ratio=space.interval("mid_ratio", default=None),
             ),
             stem=Stem(
                 kernel=stem.integer("kernel", least=1, odd=True),
                 stride=stem.integer("stride", least=1),
                 channels=stem.domain("channels"),
-                weight=stem.number("weight", default=weights[0]),
-                **stem.temporal(frames),
+                weight=stem.number("weight", least=0, default=weights[0]),
+                **temporal(stem, frames, default=1),
             ),
             stages=tuple(
                 Stage(
@@ -364,8 +366,8 @@ class Spec:
                     mid=stage.domain("mid"),
                     kernel=stage.domain("kernel", odd=True),
                     depth=stage.domain("depth"),
-                    weight=stage.number("weight", default=weight),
-                    **stage.temporal(frames),
+                    weight=stage.number("weight", least=0, default=weight),
+                    **temporal(stage, frames, default=1),
                 )
                 for stage, stride, weight in zip(stages, strides, weights[1:], strict=True)
             ),
@@ -390,9 +392,9 @@ class Spec:
             if section is None:
                 continue
             lines += ["", header]
-            for key in _names(type(section)):
+            for key in Budget.keys() if section is self.budget else [item.name for item in fields(section)]:
                 value = getattr(section, key)
-                if value is not None and (self.input.frames is not None or key not in _TEMPORAL):
+                if value is not None and (self.input.frames is not None or key not in TEMPORAL):
                     lines.append(f"{key} = {_toml(value)}")
         return "\n".join(lines) + "\n"
 
@@ -422,153 +424,22 @@ def _toml(value: object) -> str:
     return repr(value)
 
 
-_TEMPORAL = {"temporal_kernel": (1, 3), "temporal_stride": (1, 2)}
-"""Keys of the stem and the stages of a spec with frames, and the values that they may have."""
+TEMPORAL = {"temporal_kernel": (1, 3), "temporal_stride": (1, 2)}
+"""Keys that only the stem and the stages of a network for clips have, and the values that they may have."""
 
-_NEEDS_FRAMES = "needs input.frames; must be left out of a spec for images"
+_NEEDS_FRAMES = "needs input.frames; must be left out for images"
 
 _SECTIONS = ("name", "convention", "input", "budget", "objective", "space", "stem", "stage", "tail")
 
 
-def _names(kind: type[Any]) -> list[str]:
-    return list(Budget.keys()) if kind is Budget else [item.name for item in fields(kind)]
-
-
-class _Reader:
-    """One table of the file: typed look-ups that name file, key and value when they fail."""
-
-    def __init__(self, source: str, prefix: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
-        allowed = sorted(known)
-        # Before any look-up: a misspelt key is that, not a missing one.
-        for key, value in table.items():
-            if key not in allowed:
-                raise InputError(
-                    f"{source}: {prefix}{named(key)} = {value!r}: unknown key; allowed are {', '.join(allowed)}"
-                )
-        self.source = source
-        self.prefix = prefix
-        self.values = table
-
-    def fail(self, key: str, allowed: str) -> InputError:
-        name = f"{self.prefix}{key}"
-        if key in self.values:
-            return InputError(f"{self.source}: {name} = {self.values[key]!r}: must be {allowed}")
-        return InputError(f"{self.source}: {name} is missing: must be {allowed}")
-
-    def table(self, key: str, kind: type[Any], *, optional: bool = False) -> _Reader:
-        value = self.values.get(key)
-        if value is None and optional:
-            value = {}
-        if not isinstance(value, Mapping):
-            raise self.fail(key, f"a table [{key}]")
-        return _Reader(self.source, f"{self.prefix}{key}.", value, _names(kind))
-
-    def tables(self, key: str, kind: type[Any]) -> list[_Reader]:
-        value = self.values.get(key)
-        if not isinstance(value, list) or not value or not all(isinstance(item, Mapping) for item in value):
-            raise self.fail(key, f"one or more tables [[{key}]]")
-        known = _names(kind)
-        return [_Reader(self.source, f"{self.prefix}{key}[{n}].", item, known) for n, item in enumerate(value, start=1)]
-
-    def text(self, key: str) -> str:
-        value = self.values.get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise self.fail(key, "a text that is not empty")
-        return value
-
-    def choice(self, key: str, allowed: tuple[str, ...], *, default: str | None = None) -> str:
-        value = self.values.get(key)
-        if value is None and default is not None:
-            return default
-        if value not in allowed:
-            raise self.fail(key, "one of " + ", ".join(allowed))
-        return str(value)
-
-    def boolean(self, key: str, *, default: bool) -> bool:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.fail(key, "true or false")
-        return value
-
-    def integer(
-        self,
-        key: str,
-        *,
-        least: int = 1,
-        odd: bool = False,
-        allowed: tuple[int, ...] | None = None,
-        default: int | None = None,
-    ) -> int:
-        value: Any = self.values.get(key)
-        if value is None and default is not None:
-            return default
-        if allowed is not None and (not _is_integer(value) or value not in allowed):
-            raise self.fail(key, " or ".join(str(item) for item in allowed))
-        if not _is_integer(value) or value < least or (odd and value % 2 == 0):
-            raise self.fail(key, f"{'an odd' if odd else 'an'} integer of at least {least}")
-        return int(value)
-
-    def temporal(self, frames: int | None) -> dict[str, int]:
-        """The temporal kernel and stride, which only a level of a network for clips may have."""
-        if frames is None and (given := _TEMPORAL.keys() & self.values.keys()):
-            key = min(given)
-            raise InputError(f"{self.source}: {self.prefix}{key} = {self.values[key]!r}: {_NEEDS_FRAMES}")
-        return {key: self.integer(key, allowed=allowed, default=1) for key, allowed in _TEMPORAL.items()}
-
-    def number(self, key: str, *, positive: bool = False, default: float | None = None) -> Any:
-        """A finite number, positive or at least 0; ``default`` (``None``: no limit) when the key is absent."""
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not finite(value) or value < 0 or (positive and value == 0):
-            raise self.fail(key, "a finite number " + ("greater than 0" if positive else "of at least 0"))
-        return value
-
-    def interval(self, key: str) -> tuple[float, float] | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if (
-            not isinstance(value, list)
-            or len(value) != 2
-            or not all(finite(item) for item in value)
-            or not 0 <= value[0] <= value[1]
-        ):
-            raise self.fail(key, "two finite numbers [low, high] with 0 <= low <= high")
-        return float(value[0]), float(value[1])
-
-    def domain(self, key: str, *, odd: bool = False) -> Domain:
-        """The sorted distinct values of an integer, a list, or ``{min, max, step}`` (inclusive)."""
-        value = self.values.get(key)
-        numbers: list[Any] | range
-        if _is_integer(value):
-            numbers = [value]
-        elif isinstance(value, list):
-            numbers = value
-        elif isinstance(value, Mapping):
-            numbers = self._range(key, value)
-        else:
-            numbers = []
-        if not numbers:
-            raise self.fail(key, "a list of at least one integer, or {min, max, step} with min <= max")
-        for number in numbers:
-            if not _is_integer(number) or number < 1 or (odd and number % 2 == 0):
-                raise self.fail(key, f"{'odd integers' if odd else 'integers'} of at least 1, which {number!r} is not")
-        return tuple(sorted(set(numbers)))
-
-    def _range(self, key: str, value: Mapping[str, Any]) -> range:
-        reader = _Reader(self.source, f"{self.prefix}{key}.", value, ("min", "max", "step"))
-        low, high = reader.integer("min"), reader.integer("max")
-        step = reader.integer("step", default=1)
-        if (high - low) // step >= 1_000_000:
-            raise self.fail(key, "a range of at most a million values")
-        return range(low, high + 1, step)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def temporal(reader: Reader, frames: int | None, *, default: int = REQUIRED) -> dict[str, int]:
+    """The keys of :data:`TEMPORAL` of a stem or a stage, none without ``frames``; raise :class:`InputError`."""
+    if frames is not None:
+        return {key: reader.integer(key, allowed=allowed, default=default) for key, allowed in TEMPORAL.items()}
+    for key in TEMPORAL:
+        if key in reader.values:
+            raise reader.error(key, _NEEDS_FRAMES)
+    return {}
 
 
 def _check(spec: Spec) -> None:
@@ -626,7 +497,7 @@ def _check_frames(spec: Spec) -> None:
     levels: list[tuple[str, Stem | Stage]] = [("stem", spec.stem)]
     levels += [(f"stage[{n}]", stage) for n, stage in enumerate(spec.stages, start=1)]
     for (key, level), time in zip(levels, spec.times, strict=True):
-        for name in _TEMPORAL:
+        for name in TEMPORAL:
             if spec.input.frames is None and getattr(level, name) != 1:
                 raise InputError(f"{spec.source}: {key}.{name} = {getattr(level, name)}: {_NEEDS_FRAMES}")
         # As with pixels, only a sole strided convolution never sees the output frames.

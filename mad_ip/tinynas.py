@@ -20,7 +20,8 @@ from typing import Any
 
 from mad_ip.design import Design, StageChoice, StemChoice
 from mad_ip.errors import InputError
-from mad_ip.files import finite, named, read_bytes
+from mad_ip.files import read_bytes
+from mad_ip.reader import Reader
 from mad_ip.spec import default_weights
 
 __all__ = ["load", "to_design", "to_structure"]
@@ -35,6 +36,9 @@ _STAGES = {
 _CLASSES = {family: name for name, family in _STAGES.items()}
 _KEYS = ("class", "in", "out", "k", "s")
 _STAGE_KEYS = (*_KEYS, "btn", "L", "inner_class")
+
+_LARGEST = 2**24
+"""Of every number of a block: a network as wide or as deep is a mistake in the file."""
 
 
 def load(
@@ -147,32 +151,26 @@ def _blocks(content: Any, source: str) -> list[dict[str, Any]]:
         content = structures[0]
     if not isinstance(content, list) or not content:
         raise InputError(f"{source}: must be a list of blocks, or a dictionary with best_structures")
-    return [_block(block, f"{source}: block {number}") for number, block in enumerate(content, start=1)]
+    return [_block(block, source, number) for number, block in enumerate(content, start=1)]
 
 
-def _block(block: Any, source: str) -> dict[str, Any]:
-    if not isinstance(block, Mapping):
-        raise InputError(f"{source}: {block!r}: must be a dictionary")
-    name = block.get("class")
-    if name not in (_CONVOLUTION, *_STAGES):
-        raise InputError(f"{source}: class = {name!r}: must be one of {', '.join([_CONVOLUTION, *_STAGES])}")
-    stage = name in _STAGES
-    allowed = _STAGE_KEYS if stage else _KEYS
-    for key, value in block.items():
-        if key not in allowed:
-            raise InputError(
-                f"{source}: {named(str(key))} = {value!r}: has no counterpart in mad-ip; "
-                f"allowed are {', '.join(allowed)}"
-            )
-    checked: dict[str, Any] = {"class": name, "s": 1, **block}
-    for key in ("in", "out", "k", "s", *(("btn", "L") if stage else ())):
-        number: Any = checked.get(key)
-        whole = isinstance(number, int) and finite(number) and number >= 1
-        if not whole or (key == "k" and number % 2 == 0) or (key == "s" and stage and number > 2):
-            limit = {"k": "an odd integer of at least 1", "s": "1 or 2" if stage else "an integer of at least 1"}
-            raise InputError(f"{source}: {key} = {number!r}: must be {limit.get(key, 'an integer of at least 1')}")
-    if stage and checked.get("inner_class", name.removeprefix("Super")) != name.removeprefix("Super"):
-        raise InputError(
-            f"{source}: inner_class = {checked['inner_class']!r}: must be {name.removeprefix('Super')} for {name}"
-        )
-    return checked
+def _block(block: Any, source: str, number: int) -> dict[str, Any]:
+    stage = not (isinstance(block, Mapping) and block.get("class") == _CONVOLUTION)
+    reader = Reader(
+        source,
+        block,
+        _STAGE_KEYS if stage else _KEYS,
+        prefix=f"block {number}: ",
+        noun="dictionary",
+        unknown="has no counterpart in mad-ip",
+    )
+    name = reader.choice("class", (_CONVOLUTION, *_STAGES))
+    if stage:
+        inner = name.removeprefix("Super")
+        reader.choice("inner_class", (inner,), default=inner)
+    return {
+        "class": name,
+        "k": reader.integer("k", most=_LARGEST, odd=True),
+        "s": reader.integer("s", most=_LARGEST, allowed=(1, 2) if stage else None, default=1),
+        **{key: reader.integer(key, most=_LARGEST) for key in ("in", "out", *(("btn", "L") if stage else ()))},
+    }

@@ -311,7 +311,7 @@ def test_a_licence_that_is_too_small_is_one_sentence() -> None:
         ('backend = "highs"\nspeed = 3\n', r"speed = 3: unknown key; allowed are backend, reduction, options"),
         ('backend = "magic"\n', r"backend = 'magic': must be one of highs, scip"),
         ('backend = ["highs"]\n', r"backend = \['highs'\]: must be one of highs, scip"),
-        ("[options]\npresolve = 'off'\n", r"backend = None: must be one of highs, scip"),
+        ("[options]\npresolve = 'off'\n", r"backend is missing: must be one of highs, scip"),
         ('backend = "highs"\noptions = 3\n', r"options = 3: must be a table"),
         ('backend = "highs"\nreduction = 3\n', r"reduction = 3: must be true or false"),
         ("backend = \n", r"profile\.toml"),

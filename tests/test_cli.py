@@ -108,6 +108,30 @@ def test_torch_is_not_imported_by_solve_show_and_help() -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_telling_the_kind_of_a_file_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom mad_ip import kinds\n"
+        f"assert kinds.spec_kind({str(TOY)!r}) is kinds.CNN\n"
+        f"assert kinds.design_kind({str(TOY.with_name('design.json'))!r}) is kinds.CNN\n"
+        "assert not {'torch', 'pyomo', 'scipy', 'rich'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_kind_or_format_names_those_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, design = tmp_path / "spec.toml", tmp_path / "design.json"
+    spec.write_text('kind = "rnn"\n' + TOY.read_text())
+    assert refused(monkeypatch, capsys, "solve", spec) == f"mad-ip: {spec}: kind = 'rnn': must be 'mlp'\n"
+    design.write_text('{"format": "mad-ip/design/9"}')
+    allowed = "one of mad-ip/design/1, mad-ip/mlp-design/1"
+    for command in ("show", "build", "verify"):
+        line = refused(monkeypatch, capsys, command, design)
+        assert line == f"mad-ip: {design}: format = 'mad-ip/design/9': must be {allowed}\n"
+
+
 def test_build_checks_and_saves(tmp_path: Path) -> None:
     done = run("build", MODELS / "toy" / "design.json", "--out", tmp_path / "net.pt")
     assert done.returncode == 0, done.stderr

@@ -339,7 +339,7 @@ BAD_DESIGNS: dict[str, tuple[str, Any, str]] = {
     "changed": ("widths", [16, 16], "metrics."),
     "classes": ("classes", "three", "classes"),
     "metrics": ("metrics", {}, "metrics."),
-    "unknown key": ("depth", 3, "depth: unknown key"),
+    "unknown key": ("depth", 3, "depth = 3: unknown key; allowed are format, name, "),
 }
 
 

@@ -279,7 +279,7 @@ NO_LINE = ""
 BAD_LINES = [
     # (line of VALID, what replaces it, parts of the sentence: key, value, what is allowed)
     # unknown keys, at the top and nested
-    ('name = "deepmad-r18"', 'nme = "a"\nname = "b"', ["nme", "'a'", "unknown", "name, objective"]),
+    ('name = "deepmad-r18"', 'nme = "a"\nname = "b"', ["nme", "'a'", "unknown", "name, convention, input"]),
     ('name = "deepmad-r18"', "name = 'b'\nlatency = {ms = 3}", ["latency", "unknown", "budget"]),
     ("resolution = 224", "resolution = 224\nsize = 3", ["input.size", "3", "unknown", "resolution"]),
     ("macs = 1.82e9", "macs = 1.82e9\nflops = 7", ["budget.flops", "7", "unknown", "macs"]),
@@ -419,7 +419,7 @@ def test_missing_table(tmp_path: Path, header: str) -> None:
     assert header in str(caught.value)
 
 
-@pytest.mark.parametrize("stage", ["", "stage = []", "[stage]\nstride = 1", "stage = [1, 2]", "stage = 3"])
+@pytest.mark.parametrize("stage", ["", "stage = []", "[stage]\nstride = 1", "stage = 3"])
 def test_missing_stage(tmp_path: Path, stage: str) -> None:
     head = VALID[: VALID.index("[input]")]
     rest = VALID[VALID.index("[input]") : VALID.index("[[stage]]")]
@@ -427,6 +427,13 @@ def test_missing_stage(tmp_path: Path, stage: str) -> None:
     sentence = rejection(write(tmp_path, text))
     assert sentence.startswith("stage")
     assert "one or more tables [[stage]]" in sentence
+
+
+def test_a_stage_that_is_no_table() -> None:
+    table = tomllib.loads(VALID)
+    with pytest.raises(InputError) as caught:
+        Spec.from_table({**table, "stage": [*table["stage"], 3]}, source="file.toml")
+    assert str(caught.value) == "file.toml: stage[3] = 3: must be a table"
 
 
 @pytest.mark.parametrize("key", ["input", "stem", "budget", "objective", "space", "tail"])

@@ -11,6 +11,7 @@ from typing import Any
 from mad_ip.backends.base import Backend
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml, resource
+from mad_ip.reader import Reader
 
 __all__ = ["BACKENDS", "Profile", "load_backend"]
 
@@ -25,8 +26,6 @@ BACKENDS = {
     "evolution": "Evolution",
 }
 """The class of every backend in the module of its name."""
-
-_KEYS = ("backend", "reduction", "options")
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,13 @@ class Profile:
         path = Path(name) if name.endswith(".toml") else resource(f"solvers/{name}.toml")
         if path is None:
             raise InputError(f"--solver = {name!r}: no such profile; a .toml file or a name under solvers/ is needed")
-        table, _ = read_toml(path)
-        backend, reduction, options = table.get("backend"), table.get("reduction", True), table.get("options", {})
-        for key in table:
-            if key not in _KEYS:
-                raise InputError(f"{path}: {key} = {table[key]!r}: unknown key; allowed are {', '.join(_KEYS)}")
-        if not isinstance(backend, str) or backend not in BACKENDS:
-            raise InputError(f"{path}: backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
-        if not isinstance(reduction, bool):
-            raise InputError(f"{path}: reduction = {reduction!r}: must be true or false")
-        if not isinstance(options, dict):
-            raise InputError(f"{path}: options = {options!r}: must be a table [options]")
-        return cls(backend, options, str(path), reduction)
+        reader = Reader(str(path), read_toml(path)[0], ("backend", "reduction", "options"))
+        return cls(
+            backend=reader.choice("backend", BACKENDS),
+            options=reader.table("options", None, optional=True).values,
+            source=str(path),
+            reduction=reader.boolean("reduction", default=True),
+        )
 
 
 def load_backend(profile: Profile) -> Backend:

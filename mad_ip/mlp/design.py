@@ -12,13 +12,13 @@ from typing import Any
 
 from mad_ip import cost, entropy
 from mad_ip.blocks import Amount, Layer
-from mad_ip.design import _Reader
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
 from mad_ip.files import read_json, write_atomically
 from mad_ip.mlp.spec import MlpSpec
+from mad_ip.reader import Reader
 
-__all__ = ["FORMAT", "Certificate", "Metrics", "MlpDesign", "is_design", "linear", "violations"]
+__all__ = ["FORMAT", "Certificate", "Metrics", "MlpDesign", "linear", "violations"]
 
 FORMAT = "mad-ip/mlp-design/1"
 
@@ -131,17 +131,14 @@ class MlpDesign:
     @classmethod
     def from_content(cls, content: Any, source: str = "design") -> MlpDesign:
         """Build a design from parsed JSON without re-measuring it; raise :class:`InputError`."""
-        reader = _Reader(source, "", content, ("format", *(key.name for key in dataclasses.fields(cls))))
+        reader = Reader(source, content, ("format", *(key.name for key in dataclasses.fields(cls))), noun="JSON object")
         reader.choice("format", (FORMAT,))
-        widths = reader.get("widths", list, "a list of integers")
-        hidden = {f"widths[{n}]": width for n, width in enumerate(widths, start=1)}
-        numbers = _Reader(source, "", hidden, hidden)
         certificate = reader.values.get("certificate")
         return cls(
-            name=reader.get("name", str, "a text"),
-            spec_sha256=reader.get("spec_sha256", str, "a text"),
+            name=reader.text("name", empty=True),
+            spec_sha256=reader.text("spec_sha256", empty=True),
             features=reader.integer("features"),
-            widths=tuple(numbers.integer(key) for key in hidden),
+            widths=reader.integers("widths"),
             classes=reader.integer("classes"),
             metrics=reader.record("metrics", Metrics),
             certificate=None if certificate is None else reader.record("certificate", Certificate),
@@ -160,15 +157,9 @@ def violations(spec: MlpSpec, design: MlpDesign) -> list[str]:
     measured = design.measure()
     if measured.layers not in spec.space.depth:
         found.append(f"{measured.layers} layers: not in the spec's domain")
-    for key, limit in dataclasses.asdict(spec.budget).items():
+    for key, limit in spec.budget.given.items():
         slack = 1 + EFFECTIVENESS_TOLERANCE if key == "effectiveness" else 1
         value = getattr(measured, key)
-        if limit is not None and value > limit * slack:
+        if value > limit * slack:
             found.append(f"{key} {value} exceeds the budget {limit}")
     return found
-
-
-def is_design(path: Path | str) -> bool:
-    """Whether a JSON file is the design of an MLP; raise :class:`InputError` when it is no JSON file."""
-    content = read_json(path)
-    return isinstance(content, dict) and content.get("format") == FORMAT

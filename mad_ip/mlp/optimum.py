@@ -377,7 +377,7 @@ def _undominated(nodes: Integers, costs: Integers, sums: Floats) -> Integers:
 
 def _explain(spec: MlpSpec, stopped: Callable[[], bool]) -> str:
     """The sentence for a spec without a feasible network: the fewest budgets that conflict, what each can reach."""
-    limits = {key: limit for key, limit in dataclasses.asdict(spec.budget).items() if limit is not None}
+    limits = spec.budget.given
     least = {key: _smallest(spec, key) for key in limits}
     conflict = [key for key in limits if least[key] > limits[key]]
     if not conflict:

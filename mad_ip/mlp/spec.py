@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml
-from mad_ip.spec import Budget, Domain, _Reader
+from mad_ip.reader import Reader
+from mad_ip.spec import Budget, Domain
 
-__all__ = ["KIND", "Input", "MlpSpec", "Space", "is_spec"]
+__all__ = ["BUDGETS", "KIND", "Input", "MlpSpec", "Space"]
 
 KIND = "mlp"
+
+BUDGETS = ("macs", "params", "effectiveness", "layers")
+"""What an MLP's budget may limit."""
 
 _WIDEST = 2**24
 _DEEPEST = 1000
@@ -85,21 +89,16 @@ class MlpSpec:
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, source: str = "spec", sha256: str = "") -> MlpSpec:
         """Build a spec from a parsed TOML table; raise :class:`InputError`."""
-        top = _Reader(source, "", table, ("kind", "name", "input", "budget", "space"))
+        top = Reader(source, table, ("kind", "name", "input", "budget", "space"))
         top.choice("kind", (KIND,))
         ends = top.table("input", Input)
-        budget = top.table("budget", Budget, optional=True)
+        budget = top.table("budget", BUDGETS, optional=True)
         space = top.table("space", Space)
         return cls(
             name=top.text("name"),
             input=Input(ends.integer("features"), ends.integer("classes")),
             space=Space(space.domain("widths"), space.domain("depth")),
-            budget=Budget(**{key.name: budget.number(key.name, positive=True) for key in fields(Budget)}),
+            budget=Budget(**{key: budget.number(key, positive=True, default=None) for key in BUDGETS}),
             source=source,
             sha256=sha256,
         )
-
-
-def is_spec(path: Path | str) -> bool:
-    """Whether a TOML file says ``kind = "mlp"``; raise :class:`InputError` when it is no TOML file."""
-    return read_toml(path)[0].get("kind") == KIND

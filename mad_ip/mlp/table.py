@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mad_ip import cost, entropy
 from mad_ip.mlp.design import MlpDesign
-from mad_ip.mlp.spec import MlpSpec
+from mad_ip.mlp.spec import BUDGETS, MlpSpec
 from mad_ip.reports.table import quantity
 from mad_ip.spec import Budget
 
@@ -33,7 +33,8 @@ def design_table(design: MlpDesign, budget: Budget | None = None) -> RenderableT
     for header in ("total", "value", "budget", "slack"):
         totals.add_column(header, justify="left" if header == "total" else "right")
     metrics = asdict(design.metrics)
-    for key, limit in asdict(budget or Budget()).items():
+    for key in BUDGETS:
+        limit = getattr(budget or Budget(), key)
         slack = "" if limit is None else f"{(limit - metrics[key]) / limit:.3%}"
         totals.add_row(key, quantity(metrics[key]), "" if limit is None else quantity(limit), slack)
     totals.add_row("entropy", f"{design.metrics.entropy:,.4f}", "", "")
@@ -66,7 +67,7 @@ def space_table(spec: MlpSpec) -> RenderableType:
         for values in (spec.space.widths, spec.space.depth)
     )
     table.add_row(str(spec.input.features), widths, str(spec.input.classes), depth)
-    limits = [f"{key} {quantity(limit)}" for key, limit in asdict(spec.budget).items() if limit is not None]
+    limits = [f"{key} {quantity(limit)}" for key, limit in spec.budget.given.items()]
     return Group(
         table,
         Text(f"budgets: {', '.join(limits) or 'none'}"),

@@ -10,10 +10,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from mad_ip import mlp
 from mad_ip.design import Design
 from mad_ip.errors import InputError
 from mad_ip.files import resource
+from mad_ip.kinds import CNN, design_kind, require_cnn
 from mad_ip.networks.network import Network, default_cfg
 
 try:
@@ -36,8 +36,7 @@ def madip(pretrained: bool = False, *, design: Design | Path | str, **options: A
     error for ``pretrained``: there are no weights to load but those that ``pretrained_cfg_overlay`` names.
     """
     if not isinstance(design, Design):
-        if mlp.is_design(design):
-            raise InputError(f"{design}: is the design of an MLP; timm's models take images")
+        require_cnn(design, "timm's models take images")
         design = Design.load(design)
     if design.frames is not None:
         raise InputError(f"{design.name}: takes clips of {design.frames} frames; timm's models take images")
@@ -72,7 +71,7 @@ def _register_zoo() -> None:
     if toy is None:
         raise InputError("models/toy/design.json is missing from the installation, and with it the zoo")
     for path in sorted(toy.parent.parent.glob("*/design.json")):
-        if not mlp.is_design(path):
+        if design_kind(path) is CNN:
             design = Design.read(path)
             if design.frames is None:
                 _register(f"{madip.__name__}_{path.parent.name.replace('-', '_')}", path.absolute(), design)

@@ -15,7 +15,7 @@ from mad_ip.blocks import Layer
 from mad_ip.catalogue import Catalogue, architectures, raw_options
 from mad_ip.design import Design
 from mad_ip.frames import Time
-from mad_ip.spec import Budget, Spec
+from mad_ip.spec import Budget, Segment, Spec
 
 __all__ = ["design_table", "quantity", "ranking_table", "space_table"]
 
@@ -75,25 +75,26 @@ def _stages(design: Design) -> Table:
     table.add_column("part")
     for header in _headers(design.frames is not None, "MACs", "params", "entropy"):
         table.add_column(header, justify="right")
-    stem, *stages, tail, head = design.parts()
     levels = design.levels()
     total = entropy.entropy(levels, "paper")
     shares = [f"{level.gain * level.log_width / total if total else 0.0:.1%}" for level in levels]
-    sizes, times = design.resolutions, design.times
 
     def row(part: str, output: list[str], numbers: Sequence[object], layers: Sequence[Layer], share: str) -> None:
         table.add_row(part, *output, *map(str, numbers), f"{cost.macs(layers):,}", f"{cost.params(layers):,}", share)
 
-    outputs = [_output(time.out_frames, size) for time, size in zip(times, sizes, strict=True)]
-    row("stem", outputs[0], [design.stem.channels, "", _kernel(times[0], design.stem.kernel), ""], stem, shares[0])
-    for number, (stage, layers) in enumerate(zip(design.stages, stages, strict=True), start=1):
-        numbers = [stage.channels, stage.mid, _kernel(times[number], stage.kernel), stage.depth]
-        row(f"{number} {stage.block}", outputs[number], numbers, layers, shares[number])
-    if tail:
-        row("tail", outputs[-1], [design.tail, "", _kernel(Time(times[-1].out_frames), 1), ""], tail, "")
+    for number, (segment, choice, blocks) in enumerate(zip(design.segments, design.path, design.blocks(), strict=True)):
+        part, inner = _part(number, segment), (choice.mid, choice.depth) if segment.kind == "stage" else ("", "")
+        numbers = [choice.channels, inner[0], _kernel(segment.time, choice.kernel), inner[1]]
+        share = shares[number] if number < len(shares) else ""
+        row(part, _output(segment.time.out_frames, segment.out_size), numbers, [x for b in blocks for x in b], share)
+    head = design.head_layers()
     if head:
         row("head", _output(design.frames and 1, 1), [design.classes, "", "", ""], head, "")
     return table
+
+
+def _part(number: int, segment: Segment) -> str:
+    return f"{number} {segment.block}" if segment.kind == "stage" else segment.kind
 
 
 def _headers(temporal: bool, *last: str) -> tuple[str, ...]:
@@ -117,8 +118,11 @@ def _totals(design: Design, budget: Budget) -> Table:
     for header in ("value", "budget", "slack"):
         table.add_column(header, justify="right")
     metrics = asdict(design.metrics)
-    for key, limit in asdict(budget).items():
-        value = metrics[key]
+    for key in Budget.keys():
+        limit = getattr(budget, key)
+        if limit is None and key not in metrics:
+            continue
+        value = metrics[key] if key in metrics else design.spent(key)
         slack = "" if limit is None else f"{(limit - value) / limit:.3%}"
         table.add_row(key, quantity(value), "" if limit is None else quantity(limit), slack)
     for key in ("entropy", "depth_penalty", "score"):
@@ -132,21 +136,14 @@ def space_table(spec: Spec, catalogue: Catalogue | None) -> RenderableType:
     table.add_column("part")
     for header in _headers(spec.input.frames is not None, "options"):
         table.add_column(header, justify="right")
-    sizes, times = spec.resolutions, spec.times
-    outputs = [_output(time.out_frames, size) for time, size in zip(times, sizes, strict=True)]
-    segments = 1 + len(spec.stages) + (spec.tail is not None)
-    counts = [""] * segments if catalogue is None else [f"{len(segment):,}" for segment in catalogue.segments]
+    counts = [""] * len(spec.segments) if catalogue is None else [f"{len(options):,}" for options in catalogue.segments]
     left = "too many to list" if catalogue is None else f"{len(catalogue):,} after dominance"
-    kernel = _kernel(times[0], spec.stem.kernel)
-    table.add_row("stem", *outputs[0], _domain(spec.stem.channels), "", kernel, "", counts[0])
-    for number, stage in enumerate(spec.stages, start=1):
-        kernel = _domain([_kernel(times[number], k) for k in stage.kernel])
-        domains = [_domain(stage.channels), _domain(stage.mid), kernel, _domain(stage.depth)]
-        table.add_row(f"{number} {stage.block}", *outputs[number], *domains, counts[number])
-    if spec.tail is not None:
-        kernel = _kernel(Time(times[-1].out_frames), 1)
-        table.add_row("tail", *outputs[-1], _domain(spec.tail.channels), "", kernel, "", counts[-1])
-    limits = [f"{key} {quantity(limit)}" for key, limit in asdict(spec.budget).items() if limit is not None]
+    for number, (segment, count) in enumerate(zip(spec.segments, counts, strict=True)):
+        kernel = _domain([_kernel(segment.time, k) for k in segment.kernel])
+        inner = (_domain(segment.mid), _domain(segment.depth)) if segment.kind == "stage" else ("", "")
+        output = _output(segment.time.out_frames, segment.out_size)
+        table.add_row(_part(number, segment), *output, _domain(segment.channels), inner[0], kernel, inner[1], count)
+    limits = [f"{key} {quantity(limit)}" for key, limit in spec.budget.given.items()]
     return Group(
         table,
         Text(f"budgets: {', '.join(limits) or 'none'}"),

@@ -114,9 +114,10 @@ _COLUMNS = ("block", "depth", "channels", "mid", "kernel", "stride")
 
 def _rows(design: Design) -> list[tuple[Any, ...]]:
     """One row of the stage table for each stage: :data:`_COLUMNS`, and with squeeze-excite its hidden width."""
+    _, *segments = design.blocks()
     return [
         _row(design, stage, tuple(layer.out_channels for layer in blocks[0] if layer.role == "squeeze"))
-        for stage, blocks in zip(design.stages, design.stage_blocks(), strict=True)
+        for stage, blocks in zip(design.stages, segments, strict=False)
     ]
 
 

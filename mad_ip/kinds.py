@@ -1,0 +1,171 @@
+"""The kinds of networks, each one entry of :data:`KINDS`: how its files are told, and what the commands do with it.
+
+A spec.toml says its kind by the key ``kind``, a design.json by its ``format``. The functions of an entry import what
+they need when they are called: pyomo for a solve, rich for a table, torch for a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mad_ip import design, mlp
+from mad_ip.errors import InputError
+from mad_ip.files import read_json, read_toml
+from mad_ip.mlp.design import FORMAT as MLP_FORMAT
+from mad_ip.mlp.spec import KIND as MLP_KIND
+from mad_ip.reader import Reader
+from mad_ip.spec import Spec
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mad_ip.networks import Network
+
+__all__ = ["CNN", "KINDS", "MLP", "Kind", "design_kind", "require_cnn", "spec_kind"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of network, ``noun`` in a message.
+
+    ``key`` is the ``kind`` of its spec.toml (``None``: the key is left out), ``format`` that of its design.json.
+    ``solve`` takes a spec, the options common to all kinds (time_limit, gap, watch, interrupted) and, where the kind
+    has ``profiles`` of solvers, profile, threads, seed and top; it gives the designs and the table that shows them.
+    """
+
+    noun: str
+    key: str | None
+    format: str
+    profiles: bool
+    load_spec: Callable[[Path | str], Any]
+    load_design: Callable[[Path | str], Any]
+    solve: Callable[..., tuple[list[Any], RenderableType]]
+    design_table: Callable[[Any], RenderableType]
+    space_table: Callable[[Any], RenderableType]
+    network: Callable[[Any], Any]
+    verify_cost: Callable[[Any, Any], None]
+
+
+def spec_kind(path: Path | str) -> Kind:
+    """The kind of a spec.toml; raise :class:`InputError` when it is no TOML file or of an unknown kind."""
+    kinds = {kind.key: kind for kind in KINDS}
+    reader = Reader(str(path), read_toml(path)[0], None)
+    return kinds[reader.choice("kind", filter(None, kinds), default=None)]
+
+
+def design_kind(path: Path | str) -> Kind:
+    """The kind of a design.json; raise :class:`InputError` when it is no JSON file or of an unknown format."""
+    kinds = {kind.format: kind for kind in KINDS}
+    reader = Reader(str(path), read_json(path), None, noun="JSON object")
+    return kinds[reader.choice("format", kinds)]
+
+
+def require_cnn(path: Path | str, allowed: str = "must be that of a CNN") -> None:
+    """Refuse the design of another kind with what is ``allowed``; raise :class:`InputError`."""
+    kind = design_kind(path)
+    if kind is not CNN:
+        raise InputError(f"{path}: is the design of {kind.noun}; {allowed}")
+
+
+def _solve_cnn(spec: Spec, *, top: int, **options: Any) -> tuple[list[design.Design], RenderableType]:
+    from mad_ip import solve
+    from mad_ip.reports import table
+
+    if top == 1:
+        best = solve.solve(spec, **options)
+        return [best], table.design_table(best, spec.budget)
+    designs = solve.rank(spec, top, **options)
+    return list(designs), table.ranking_table(designs, spec.budget)
+
+
+def _cnn_table(content: design.Design) -> RenderableType:
+    from mad_ip.reports.table import design_table
+
+    return design_table(content)
+
+
+def _cnn_space(spec: Spec) -> RenderableType:
+    from mad_ip import catalogue
+    from mad_ip.reports.table import space_table
+
+    listable = catalogue.raw_options(spec) <= catalogue.LISTABLE
+    return space_table(spec, catalogue.build(spec) if listable else None)
+
+
+def _cnn_network(content: design.Design) -> Network:
+    from mad_ip.networks import Network
+
+    return Network(content)
+
+
+def _verify_cnn(network: Network, _: design.Design) -> None:
+    from mad_ip.networks import verify_cost
+
+    verify_cost(network)
+
+
+def _solve_mlp(spec: mlp.MlpSpec, **options: Any) -> tuple[list[mlp.MlpDesign], RenderableType]:
+    from mad_ip.mlp import optimum, table
+
+    best = optimum.solve(spec, **options)
+    return [best], table.design_table(best, spec.budget)
+
+
+def _mlp_table(content: mlp.MlpDesign) -> RenderableType:
+    from mad_ip.mlp.table import design_table
+
+    return design_table(content)
+
+
+def _mlp_space(spec: mlp.MlpSpec) -> RenderableType:
+    from mad_ip.mlp.table import space_table
+
+    return space_table(spec)
+
+
+def _mlp_network(content: mlp.MlpDesign) -> Any:
+    from mad_ip.networks.mlp import build
+
+    return build(content)
+
+
+def _verify_mlp(network: Any, content: mlp.MlpDesign) -> None:
+    from mad_ip.networks.mlp import verify_cost
+
+    verify_cost(network, content)
+
+
+CNN = Kind(
+    noun="a CNN",
+    key=None,
+    format=design.FORMAT,
+    profiles=True,
+    load_spec=Spec.load,
+    load_design=design.Design.load,
+    solve=_solve_cnn,
+    design_table=_cnn_table,
+    space_table=_cnn_space,
+    network=_cnn_network,
+    verify_cost=_verify_cnn,
+)
+"""Convolutional networks, of images and of clips."""
+
+MLP = Kind(
+    noun="an MLP",
+    key=MLP_KIND,
+    format=MLP_FORMAT,
+    profiles=False,
+    load_spec=mlp.MlpSpec.load,
+    load_design=mlp.MlpDesign.load,
+    solve=_solve_mlp,
+    design_table=_mlp_table,
+    space_table=_mlp_space,
+    network=_mlp_network,
+    verify_cost=_verify_mlp,
+)
+"""Multilayer perceptrons (docs/mlp.md)."""
+
+KINDS = (CNN, MLP)
