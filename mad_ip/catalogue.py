@@ -1,14 +1,15 @@
-"""Options with exact coefficients, as NumPy arrays, without the dominated ones (design.md section 2).
+"""Options with exact coefficients, as NumPy arrays, without the dominated ones (docs/formulation.md section 2).
 
 The network is a path through segments: stem, stages, and the tail where there is one. An option of a segment is a
 tuple ``(c_in, c, m, k, L)``; options with the same ``(c_in, c)`` form a pair. The classifier's cost is carried by the
-last segment, whose output channels it depends on.
+last segment, whose output channels it depends on. What passes a budget on a maximum is no option.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -16,12 +17,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mad_ip import blocks, cost, entropy
+from mad_ip import blocks, entropy
+from mad_ip.cost import COSTS
 from mad_ip.errors import InputError
-from mad_ip.frames import Time
-from mad_ip.spec import Spec, Stage
+from mad_ip.spec import Choice, Path, Segment, Spec
 
-__all__ = ["LISTABLE", "Catalogue", "Segment", "architectures", "build", "raw_options", "stage_quantities"]
+__all__ = ["LISTABLE", "Catalogue", "Options", "architectures", "build", "listed", "quantities", "raw_options"]
 
 LISTABLE = 20_000_000
 """Options before dominance up to which a catalogue is made: some 5 GB."""
@@ -32,33 +33,27 @@ Floats: TypeAlias = NDArray[np.float64]
 _CHUNK = 1 << 19
 """Raw options evaluated at a time; bounds the memory of :func:`build`."""
 
-_COLUMNS = ("c_in", "c", "mid", "kernel", "depth", "macs", "params", "layers", "log_width")
+_AXES = ("c_in", "c", "depth", "kernel", "mid")
 
 
 @dataclass(frozen=True)
-class Segment:
-    """The options of the stem, of one stage, or of the tail, sorted by ``(c_in, c, depth, kernel, mid)``.
+class Options:
+    """The options of one segment, sorted by ``(c_in, c, depth, kernel, mid)``.
 
-    All arrays have one entry per option. ``depth`` and ``mid`` are 0 where there are no blocks. ``log_width`` is
-    sigma, ``layers`` the counted layers. ``weight``, ``size`` and ``frames`` give the entropy gain at the segment's
-    end; ``bounds_effectiveness`` says whether the effectiveness budget applies there.
+    All arrays have one entry per option: ``costs`` by budget, ``layers`` counted, ``log_width`` sigma. ``factor`` is
+    the convention's, by which entropies are multiplied.
     """
 
-    name: str
+    segment: Segment
     c_in: Integers
     c: Integers
     mid: Integers
     kernel: Integers
     depth: Integers
-    macs: Integers
-    params: Integers
+    costs: dict[str, Integers]
     layers: Integers
     log_width: Floats
-    weight: float
-    size: int
-    frames: int | None
     factor: float
-    bounds_effectiveness: bool
 
     def __len__(self) -> int:
         return len(self.c)
@@ -97,72 +92,75 @@ class Segment:
     @cached_property
     def gain(self) -> Floats:
         """Entropy per unit of log-width at every node, ``alpha ln(f r^2 c)`` times the convention's factor."""
-        return np.asarray(self.factor * entropy.entropy_gain(self.weight, self.size, self.nodes, self.frames))
+        segment = self.segment
+        frames = segment.time.out_frames
+        return np.asarray(self.factor * entropy.entropy_gain(segment.weight, segment.out_size, self.nodes, frames))
 
-    def keep(self, mask: NDArray[np.bool_]) -> Segment:
-        """The segment with the options where ``mask`` is true."""
-        columns = {name: getattr(self, name)[mask] for name in _COLUMNS}
-        return Segment(
-            self.name,
-            **columns,
-            weight=self.weight,
-            size=self.size,
-            frames=self.frames,
-            factor=self.factor,
-            bounds_effectiveness=self.bounds_effectiveness,
-        )
+    def keep(self, mask: NDArray[np.bool_]) -> Options:
+        """The options where ``mask`` is true."""
+        columns = {name: getattr(self, name)[mask] for name in (*_AXES, "layers", "log_width")}
+        return dataclasses.replace(self, costs={key: cost[mask] for key, cost in self.costs.items()}, **columns)
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The segments of a spec in forward order, and the exact size of its space."""
+    """The options of every segment of a spec in forward order, and the exact size of its space."""
 
     spec: Spec
-    segments: tuple[Segment, ...]
+    segments: tuple[Options, ...]
     architectures: int
 
-    @property
-    def stages(self) -> tuple[Segment, ...]:
-        """The segments that are stages."""
-        return self.segments[1 : 1 + len(self.spec.stages)]
-
     def __len__(self) -> int:
-        return sum(len(segment) for segment in self.segments)
+        return sum(len(options) for options in self.segments)
 
     @property
     def is_empty(self) -> bool:
         """Whether some segment has no option left, so that no path exists."""
-        return any(len(segment) == 0 for segment in self.segments)
+        return any(len(options) == 0 for options in self.segments)
 
     def keep(self, masks: Sequence[NDArray[np.bool_]]) -> Catalogue:
-        """The options where the masks of the segments are true, less those whose channels no neighbour takes up."""
-        segments = [segment.keep(mask) for segment, mask in zip(self.segments, self.linked(masks), strict=True)]
-        return Catalogue(self.spec, tuple(segments), self.architectures)
-
-    def linked(self, masks: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
-        """The masks less the options whose channels no neighbour takes up."""
+        """The options where the masks are true, less those whose channels no neighbour takes up."""
         linked = [mask.copy() for mask in masks]
         before = -1
         while before != (before := sum(int(mask.sum()) for mask in linked)):
             for s, (left, right) in enumerate(itertools.pairwise(self.segments)):
                 linked[s] &= np.isin(left.c, right.c_in[linked[s + 1]])
                 linked[s + 1] &= np.isin(right.c_in, left.c[linked[s]])
-        return linked
+        kept = tuple(options.keep(mask) for options, mask in zip(self.segments, linked, strict=True))
+        return Catalogue(self.spec, kept, self.architectures)
+
+    def path(self, chosen: Sequence[int]) -> Path:
+        """The path that takes option ``chosen[s]`` of every segment."""
+        return tuple(
+            Choice(*(int(getattr(options, key)[o]) for key in ("c", "mid", "kernel", "depth")))
+            for options, o in zip(self.segments, chosen, strict=True)
+        )
+
+    def chosen(self, path: Path) -> tuple[int, ...]:
+        """The options of a path, each replaced by one that dominates it where that was dropped."""
+        found = []
+        c_in = self.spec.input.channels
+        for options, choice in zip(self.segments, path, strict=True):
+            costs, _, log_width = quantities(options.segment, options.costs, c_in, *choice)
+            fits = (options.c_in == c_in) & (options.c == choice.channels) & (options.depth == choice.depth)
+            fits &= options.log_width >= log_width
+            for key, cost in costs.items():
+                fits &= options.costs[key] <= cost
+            found.append(int(np.flatnonzero(fits)[0]))
+            c_in = choice.channels
+        return tuple(found)
 
 
-def stage_quantities(
-    stage: Stage, size: int, time: Time, c_in: Any, c: Any, m: Any, k: Any, depth: Any
-) -> tuple[Any, ...]:
-    """MACs, parameters, counted layers and log-width of a whole stage on a ``size x size`` input, broadcast.
-
-    ``time`` is the time axis of its first block.
-    """
-    first = blocks.block(stage.block, c_in, c, m, k, stage.stride, size, time)
-    rest = blocks.block(stage.block, c, c, m, k, 1, size // stage.stride, time.after)
+def quantities(
+    segment: Segment, keys: Iterable[str], c_in: Any, c: Any, m: Any, k: Any, depth: Any
+) -> tuple[dict[str, Any], Any, Any]:
+    """Costs by key, counted layers and log-width of whole segments, with the head where it follows, broadcast."""
+    first, rest = blocks.opening(segment, c_in, c, m, k), blocks.repeated(segment, c, m, k)
+    head = blocks.closing(segment, c)
+    costs = {key: COSTS[key].of_segment(0, first, rest, head, depth) for key in keys}
     repeats = depth - 1
     return (
-        cost.macs(first) + repeats * cost.macs(rest),
-        cost.params(first) + repeats * cost.params(rest),
+        costs,
         entropy.count(first) + repeats * entropy.count(rest),
         entropy.log_width_product(first) + repeats * entropy.log_width_product(rest),
     )
@@ -174,192 +172,186 @@ def build(spec: Spec) -> Catalogue:
     Raises :class:`InputError` when a network of the spec could cost more than an exact 64-bit integer holds, or when
     there are more than :data:`LISTABLE` options before dominance.
     """
-    _check_range(spec)
+    check_range(spec)
     options = raw_options(spec)
     if options > LISTABLE:
         raise InputError(
-            f"{spec.source}: {options:,} options are too many to list, at most {LISTABLE:,} are; the decomposition "
-            "(--solver decomposition) needs no list"
+            f"{spec.source}: {options:,} options are too many to list, at most {LISTABLE:,} are; a solver that is given "
+            "what survives (reduction = true in its profile) needs no list"
         )
-    levels = _channel_levels(spec)
-    sizes, times = spec.resolutions, spec.times
+    levels = [np.array([spec.input.channels]), *_channel_levels(spec)]
+    segments = [
+        _segment(spec, segment, *ends) for segment, ends in zip(spec.segments, itertools.pairwise(levels), strict=True)
+    ]
+    return Catalogue(spec, tuple(segments), architectures(spec))
 
-    def segment(name: str, columns: dict[str, Any], weight: float, level: int, *, final: bool) -> Segment:
-        if final:
-            head = blocks.head(columns["c"], spec.input.classes)
-            columns["macs"] = columns["macs"] + cost.macs(head)
-            columns["params"] = columns["params"] + cost.params(head)
-        bounds = weight > 0 if spec.convention == "tinynas" else final
-        return Segment(
-            name,
-            **columns,
-            weight=weight,
-            size=sizes[level],
-            frames=times[level].out_frames,
-            factor=factor,
-            bounds_effectiveness=bounds,
-        )
 
-    factor = entropy.entropy_factor(spec.convention)
-    stem = spec.stem
-    image = np.full(len(levels[0]), spec.input.channels)
-    layers = blocks.stem(image, levels[0], stem.kernel, stem.stride, spec.input.resolution, times[0])
-    columns = _plain_options(image, levels[0], layers, stem.kernel)
-    segments = [segment("stem", columns, stem.weight, 0, final=False)]
-    for number, stage in enumerate(spec.stages, start=1):
-        final = number == len(spec.stages) and spec.tail is None
-        ends = number < len(spec.stages) or final
-        columns = _stage_options(spec, stage, sizes[number - 1], times[number], levels[number - 1], levels[number])
-        weight = stage.weight if ends else 0.0
-        segments.append(segment(f"stage {number}", columns, weight, number, final=final))
-    if spec.tail is not None:
-        c_in, c = (grid.ravel() for grid in np.meshgrid(levels[-1], spec.tail.channels, indexing="ij"))
-        columns = _plain_options(c_in, c, blocks.tail(c_in, c, sizes[-1], Time(times[-1].out_frames)), 1)
-        segments.append(segment("tail", columns, spec.stages[-1].weight, len(spec.stages), final=True))
+def listed(spec: Spec, options: Sequence[Iterable[tuple[int, Choice]]]) -> Catalogue:
+    """The catalogue of exactly these options of every segment, each with the channels before it, dominated or not."""
+    segments = []
+    for segment, found in zip(spec.segments, options, strict=True):
+        rows = sorted((c_in, c, depth, kernel, mid) for c_in, (c, mid, kernel, depth) in found)
+        columns = np.array(rows, np.int64).reshape(-1, len(_AXES)).T
+        segments.append(_options(spec, segment, dict(zip(_AXES, columns, strict=True))))
     return Catalogue(spec, tuple(segments), architectures(spec))
 
 
 def architectures(spec: Spec) -> int:
     """Exact number of architectures: all choices within the domains and the ``[space]`` rules, before budgets."""
-    ways = dict.fromkeys(spec.stem.channels, 1)
-    for stage in spec.stages:
+    ways = {spec.input.channels: 1}
+    for segment in spec.segments:
         following = {}
-        for c in stage.channels:
-            options = sum(bool(spec.space.carries(m, c)) for m in stage.mid) * len(stage.kernel) * len(stage.depth)
-            arriving = sum(count for c_in, count in ways.items() if spec.space.follows(c_in, c))
-            following[c] = arriving * options
+        for c in segment.channels:
+            widths = sum(bool(spec.space.carries(m, c)) for m in segment.mid) if segment.ruled else len(segment.mid)
+            options = widths * len(segment.kernel) * len(segment.depth)
+            arriving = (n for c_in, n in ways.items() if not segment.ruled or spec.space.follows(c_in, c))
+            following[c] = sum(arriving) * options
         ways = following
-    return sum(ways.values()) * (1 if spec.tail is None else len(spec.tail.channels))
+    return sum(ways.values())
 
 
 def raw_options(spec: Spec) -> int:
     """Number of options over all segments before dominance."""
-    levels = _channel_levels(spec)
-    total = len(levels[0]) + (0 if spec.tail is None else len(levels[-1]) * len(spec.tail.channels))
-    for stage, before, after in zip(spec.stages, levels[:-1], levels[1:], strict=True):
-        pairs = spec.space.follows(before[:, None], after[None, :]).sum(axis=0)
-        widths = spec.space.carries(np.array(stage.mid)[:, None], after[None, :]).sum(axis=0)
-        total += int((pairs * widths).sum()) * len(stage.kernel) * len(stage.depth)
+    levels = [np.array([spec.input.channels]), *_channel_levels(spec)]
+    total = 0
+    for segment, (before, after) in zip(spec.segments, itertools.pairwise(levels), strict=True):
+        follows, carries = _rules(spec, segment, before, after)
+        pairs, widths = follows.sum(axis=0), carries.sum(axis=1)
+        total += int((pairs * widths).sum()) * len(segment.kernel) * len(segment.depth)
     return total
 
 
-def _channel_levels(spec: Spec) -> list[Integers]:
-    """Channels of the stem and of every stage that lie on a complete path."""
-    levels = [np.array(spec.stem.channels)]
-    for stage in spec.stages:
-        c = np.array(stage.channels)
-        usable = spec.space.carries(np.array(stage.mid)[:, None], c[None, :]).any(axis=0)
-        levels.append(c[usable & spec.space.follows(levels[-1][:, None], c[None, :]).any(axis=0)])
-    for t in range(len(levels) - 2, -1, -1):
-        levels[t] = levels[t][spec.space.follows(levels[t][:, None], levels[t + 1][None, :]).any(axis=1)]
-    return levels
-
-
-def _plain_options(c_in: Integers, c: Integers, layers: tuple[blocks.Layer, ...], kernel: int) -> dict[str, Any]:
-    """Columns of a segment that is one layer: the stem or the tail."""
-    zeros = np.zeros(len(c), np.int64)
-    return {
-        "c_in": c_in,
-        "c": c,
-        "mid": zeros,
-        "kernel": np.full(len(c), kernel),
-        "depth": zeros,
-        "macs": cost.macs(layers) + zeros,
-        "params": cost.params(layers) + zeros,
-        "layers": zeros + entropy.count(layers),
-        "log_width": np.asarray(entropy.log_width_product(layers)) + 0.0,
-    }
-
-
-def _stage_options(
-    spec: Spec, stage: Stage, size: int, time: Time, before: Integers, after: Integers
-) -> dict[str, Any]:
-    """Columns of the undominated options of a stage, sorted by ``(c_in, c, depth, kernel, mid)``."""
+def _rules(
+    spec: Spec, segment: Segment, before: Integers, after: Integers
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which channels may follow which, (before, after), and which inner widths go with them, (after, mid)."""
+    if not segment.ruled:
+        return np.ones((len(before), len(after)), bool), np.ones((len(after), len(segment.mid)), bool)
     follows = spec.space.follows(before[:, None], after[None, :])
+    return follows, spec.space.carries(np.array(segment.mid)[None, :], after[:, None])
+
+
+def _channel_levels(spec: Spec) -> list[Integers]:
+    """Channels of every segment that lie on a complete path."""
+    levels = [np.array([spec.input.channels])]
+    for segment in spec.segments:
+        c = np.array(segment.channels)
+        follows, carries = _rules(spec, segment, levels[-1], c)
+        levels.append(c[carries.any(axis=1) & follows.any(axis=0)])
+    for s in range(len(levels) - 1, 1, -1):
+        follows, _ = _rules(spec, spec.segments[s - 1], levels[s - 1], levels[s])
+        levels[s - 1] = levels[s - 1][follows.any(axis=1)]
+    return levels[1:]
+
+
+def _compared(spec: Spec) -> list[str]:
+    """Budgets in which an option must not be worse to dominate another."""
+    return list(dict.fromkeys(["macs", "params", *spec.budget.sums]))
+
+
+def _options(spec: Spec, segment: Segment, columns: dict[str, Integers]) -> Options:
+    """The options with these values, in order."""
+    axes = (columns[key] for key in ("c_in", "c", "mid", "kernel", "depth"))
+    costs, layers, log_width = quantities(segment, _compared(spec), *axes)
+    zeros = np.zeros(len(columns["c"]), np.int64)
+    return Options(
+        segment,
+        **columns,
+        costs={key: cost + zeros for key, cost in costs.items()},
+        layers=layers + zeros,
+        log_width=np.asarray(log_width) + 0.0 * zeros,
+        factor=entropy.entropy_factor(spec.convention),
+    )
+
+
+def _segment(spec: Spec, segment: Segment, before: Integers, after: Integers) -> Options:
+    """The undominated options of a segment between these channels."""
+    follows, carries = _rules(spec, segment, before, after)
     sources, targets = np.nonzero(follows)
-    kernel, mid, depth = (np.array(values) for values in (stage.kernel, stage.mid, stage.depth))
-    carried = spec.space.carries(mid[None, :], after[:, None])
-    per_pair = len(kernel) * len(mid) * len(depth)
-    step = max(1, _CHUNK // per_pair)
-    dominators = _dominators(stage, kernel, mid)
+    kernel, mid, depth = (np.array(values) for values in (segment.kernel, segment.mid, segment.depth))
+    step = max(1, _CHUNK // (len(kernel) * len(mid) * len(depth)))
+    dominators = _dominators(segment, kernel, mid)
     chunks = []
     for start in range(0, len(sources), step):
         c_in, c = before[sources[start : start + step]], after[targets[start : start + step]]
         # Axes: pair, depth, kernel, mid.
         shape = (len(c), len(depth), len(kernel), len(mid))
-        axes = (
-            c_in[:, None, None, None],
-            c[:, None, None, None],
-            mid[None, None, None, :],
-            kernel[None, None, :, None],
-            depth[None, :, None, None],
-        )
-        quantities = [np.broadcast_to(q, shape) for q in stage_quantities(stage, size, time, *axes)]
-        admissible = carried[targets[start : start + step]]
-        kept = _undominated(quantities, admissible, dominators)
-        columns = [np.broadcast_to(axis, shape)[kept] for axis in axes]
-        chunks.append([*columns, *(q[kept] for q in quantities)])
-    c_in, c, mid, kernel, depth, *rest = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-    return dict(zip(_COLUMNS, (c_in, c, mid, kernel, depth, *rest), strict=True))
+        axes = {
+            "c_in": c_in[:, None, None, None],
+            "c": c[:, None, None, None],
+            "depth": depth[None, :, None, None],
+            "kernel": kernel[None, None, :, None],
+            "mid": mid[None, None, None, :],
+        }
+        keys = _compared(spec)
+        values = (axes[key] for key in ("c_in", "c", "mid", "kernel", "depth"))
+        costs, _, log_width = quantities(segment, [*keys, *spec.budget.maxima], *values)
+        compared = [np.broadcast_to(quantity, shape) for quantity in (*(costs[key] for key in keys), -log_width)]
+        admissible = np.broadcast_to(carries[targets[start : start + step]][:, None, None, :], shape)
+        for key, limit in spec.budget.maxima.items():
+            admissible = admissible & (costs[key] <= limit)
+        kept = _undominated(compared, admissible, dominators)
+        chunks.append([np.broadcast_to(axis, shape)[kept] for axis in axes.values()])
+    columns = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    return _options(spec, segment, dict(zip(_AXES, columns, strict=True)))
 
 
-def _dominators(stage: Stage, kernel: Integers, mid: Integers) -> Integers:
+def _dominators(segment: Segment, kernel: Integers, mid: Integers) -> Integers:
     """For every ``(k', k, m)``, the index of the least ``m'`` such that ``(k', m')`` has at least the log-width.
 
-    Cost and log-width grow with the inner width, so that among the options with kernel ``k'`` only that one can
-    dominate ``(k, m)``, whatever the pair and the depth. A wrong index could only miss a dominance:
-    :func:`_undominated` compares the exact quantities.
+    Where cost and log-width grow with the inner width, among the options with kernel ``k'`` only that one can dominate
+    ``(k, m)``, whatever the pair and the depth. A wrong index could only miss a dominance: :func:`_undominated`
+    compares the exact quantities.
     """
-    block = blocks.block(stage.block, 1, 1, mid[None, :], kernel[:, None], 1, 1)
+    block = blocks.opening(segment, 1, 1, mid[None, :], kernel[:, None])
     widths = np.broadcast_to(entropy.log_width_product(block), (len(kernel), len(mid)))
     return np.array([np.searchsorted(row, widths) for row in widths])
 
 
-def _undominated(quantities: list[Any], admissible: NDArray[np.bool_], dominators: Integers) -> NDArray[np.bool_]:
-    """Mask over (pair, depth, kernel, mid) of the options that no admissible one with another kernel dominates."""
-    macs, params, _, log_width = quantities
-    pairs, depths, kernels, mids = macs.shape
-    kept = np.broadcast_to(admissible[:, None, None, :], macs.shape).copy()
-    # Admissible inner widths of a pair are consecutive, since mid_ratio is an interval.
-    first = admissible.argmax(axis=1)
-    end = first + admissible.sum(axis=1)
+def _undominated(
+    compared: list[NDArray[Any]], admissible: NDArray[np.bool_], dominators: Integers
+) -> NDArray[np.bool_]:
+    """Mask over (pair, depth, kernel, mid) of the options that no admissible one with another kernel dominates.
+
+    Of every quantity compared, less is better.
+    """
+    pairs, depths, kernels, mids = admissible.shape
+    kept = admissible.copy()
     for other in range(kernels):
-        index = np.maximum(dominators[other][None], first[:, None, None])
-        exists = (index < end[:, None, None])[:, None]
-        flat = np.minimum(index, mids - 1).reshape(pairs, 1, kernels * mids)
+        index = np.broadcast_to(np.minimum(dominators[other], mids - 1).ravel(), (pairs, depths, kernels * mids))
 
-        def at(values: Any, other: int = other, flat: Integers = flat) -> Any:
+        def at(values: NDArray[Any], other: int = other, index: Integers = index) -> NDArray[Any]:
             rows = np.broadcast_to(values[:, :, other, :], (pairs, depths, mids))
-            return np.take_along_axis(rows, flat, axis=2).reshape(pairs, depths, kernels, mids)
+            return np.take_along_axis(rows, index, axis=2).reshape(pairs, depths, kernels, mids)
 
-        no_worse = exists & (at(macs) <= macs) & (at(params) <= params) & (at(log_width) >= log_width)
+        no_worse, equal = at(admissible), np.ones((1, 1, 1, 1), bool)
+        for values in compared:
+            theirs = at(values)
+            no_worse = no_worse & (theirs <= values)
+            equal = equal & (theirs == values)
         no_worse[:, :, other, :] = False
         # Of two equal options the one with the smaller kernel stays.
-        equal = (at(macs) == macs) & (at(params) == params) & (at(log_width) == log_width)
+        equal = np.broadcast_to(equal, no_worse.shape).copy()
         equal[:, :, other:, :] = False
         kept &= ~(no_worse & ~equal)
     return kept
 
 
-def _check_range(spec: Spec) -> None:
+def check_range(spec: Spec) -> None:
     """Refuse a spec whose costs could leave 64-bit integers, by its largest network in Python integers."""
-    c_in = max(spec.stem.channels)
-    stem = spec.stem
-    total = cost.macs(
-        blocks.stem(spec.input.channels, c_in, stem.kernel, stem.stride, spec.input.resolution, spec.times[0])
-    )
-    for stage, size, time in zip(spec.stages, spec.resolutions, spec.times[1:], strict=False):
-        c, m, k = max(stage.channels), max(stage.mid), max(stage.kernel)
-        macs, params, _, _ = stage_quantities(stage, size, time, c_in, c, m, k, max(stage.depth))
-        # Equal channels have a free shortcut in these numbers; a projection never costs more than the last term.
-        total += max(macs, params, c_in * c * size**2 * (time.frames or 1))
+    totals = dict.fromkeys(_compared(spec), 0)
+    c_in = spec.input.channels
+    for segment in spec.segments:
+        c, m, k, depth = (max(domain) for domain in (segment.channels, segment.mid, segment.kernel, segment.depth))
+        # Unequal channels, so that a shortcut has its projection.
+        first, rest = blocks.opening(segment, c_in + c, c, m, k), blocks.repeated(segment, c, m, k)
+        for key in totals:
+            totals[key] = COSTS[key].of_segment(totals[key], first, rest, blocks.closing(segment, c), depth)
         c_in = c
-    width = c_in if spec.tail is None else max(spec.tail.channels)
-    frames = spec.times[-1].out_frames or 1
-    total += c_in * width * spec.resolutions[-1] ** 2 * frames + width * (spec.input.classes + 1)
+    key, total = max(totals.items(), key=lambda entry: entry[1])
     if total >= 2**62:
         clip = "" if spec.input.frames is None else ", input.frames"
         raise InputError(
             f"{spec.source}: input.resolution{clip}, stage.channels and stage.mid: the largest network would take "
-            f"{total} MACs; at most 2**62 are allowed"
+            f"{total} {COSTS[key].unit}; at most 2**62 are allowed"
         )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pyomo.core.expr import LinearExpression
 
 from mad_ip import entropy, paths
-from mad_ip.catalogue import Catalogue, Segment
+from mad_ip.catalogue import Catalogue, Options
 from mad_ip.depths import Window
 from mad_ip.spec import Spec
 
@@ -60,7 +60,7 @@ class Formulation:
         low, high = paths.carried_bounds(catalogue)
         model = pyo.ConcreteModel(name=spec.name)
         indices = range(len(segments))
-        stages = range(1, len(spec.stages) + 1)
+        stages = [s for s, segment in enumerate(spec.segments) if segment.kind == "stage"]
         depths = {t: [int(depth) for depth in np.unique(segments[t].depth)] for t in stages}
 
         model.x = pyo.Var(_indexed(segments, len), domain=pyo.Binary)
@@ -124,12 +124,12 @@ class Formulation:
         )
 
         # (3.8) sum_s sum_o cost_o x[s,o] <= budget, in integers
-        budgets = [budget for budget in paths.LINEAR_BUDGETS if getattr(spec.budget, budget) is not None]
+        budgets = list(spec.budget.sums)
         model.budget = pyo.Constraint(budgets, rule=lambda m, budget: _budget_row(m, segments, spec, budget))
 
         # (3.9) S_s >= phi(D) at every attainable D, by the secants of the convex phi between consecutive ones
         ratio = spec.budget.effectiveness
-        bounded = [s for s in indices if segments[s].bounds_effectiveness and ratio is not None]
+        bounded = [s for s in indices if segments[s].segment.bounded and ratio is not None]
         attainable = _attainable_layers(segments)
         model.layers = pyo.Var(bounded, bounds=lambda _, s: (attainable[s][0], attainable[s][-1]))
         model.layer_count = pyo.Constraint(
@@ -155,7 +155,7 @@ class Formulation:
                 (model.S[s, int(c)], float(gain))
                 for s in indices
                 for c, gain in zip(segments[s].nodes, segments[s].gain, strict=True)
-                if segments[s].weight > 0
+                if segments[s].segment.weight > 0
             )
             - penalty,
             sense=pyo.maximize,
@@ -169,7 +169,7 @@ class Formulation:
         beta = spec.objective.depth_penalty
         if window is None:
             return 0.0
-        stages = list(depths)[spec.penalised]
+        stages = [s for s, segment in enumerate(spec.segments) if segment.penalised]
         pairs = list(itertools.combinations(stages, 2))
         model.w = pyo.Var(pairs, domain=pyo.NonNegativeReals)
 
@@ -230,7 +230,7 @@ class Formulation:
             model.S[s, c].set_value(carried)
             if s in model.layers:
                 model.layers[s].set_value(layers)
-            if segment.depth[option]:
+            if s in model.depth:
                 depth[s] = int(segment.depth[option])
                 model.depth[s].set_value(depth[s])
                 model.z[s, depth[s]].set_value(1)
@@ -238,7 +238,7 @@ class Formulation:
             return
         for i, j in model.w:
             model.w[i, j].set_value((depth[i] - depth[j]) ** 2)
-        spread = entropy.spread([depth[t] for t in sorted(depth)][self.catalogue.spec.penalised])
+        spread = entropy.spread([depth[s] for s in sorted(depth) if segments[s].segment.penalised])
         position = self.window.spreads.index(spread)
         if self.window.convention == "paper":
             beta = self.catalogue.spec.objective.depth_penalty
@@ -259,11 +259,11 @@ def _linear(terms: Iterable[tuple[Any, Any]]) -> Any:
     )
 
 
-def _indexed(segments: Sequence[Segment], number: Callable[[Segment], int]) -> list[tuple[int, int]]:
+def _indexed(segments: Sequence[Options], number: Callable[[Options], int]) -> list[tuple[int, int]]:
     return [(s, index) for s, segment in enumerate(segments) for index in range(number(segment))]
 
 
-def _options(segment: Segment, pair: int) -> range:
+def _options(segment: Options, pair: int) -> range:
     starts = segment.starts
     return range(int(starts[pair]), int(starts[pair + 1]) if pair + 1 < len(starts) else len(segment))
 
@@ -272,7 +272,7 @@ def _pairs(ends: NDArray[np.int64], node: int) -> list[int]:
     return [int(p) for p in np.flatnonzero(ends == node)]
 
 
-def _attainable_layers(segments: Sequence[Segment]) -> list[list[int]]:
+def _attainable_layers(segments: Sequence[Options]) -> list[list[int]]:
     """For every segment, the attainable numbers of counted layers up to its end, ascending."""
     reached, attainable = {0}, []
     for segment in segments:
@@ -289,13 +289,13 @@ def _secants(points: Sequence[int], values: Sequence[float]) -> list[tuple[float
     return [(slope, u - slope * a) for slope, a, u in zip(slopes, points, values, strict=False)]
 
 
-def _budget_row(model: Any, segments: Sequence[Segment], spec: Spec, budget: str) -> Any:
+def _budget_row(model: Any, segments: Sequence[Options], spec: Spec, budget: str) -> Any:
     limit = getattr(spec.budget, budget)
     unit = _BUDGET_SCALE / limit
     terms = [
         (model.x[s, o], unit * float(cost))
         for s, segment in enumerate(segments)
-        for o, cost in enumerate(getattr(segment, budget))
+        for o, cost in enumerate(segment.costs[budget])
     ]
     # Costs are integers: half a unit above the last admissible one, so that rounding cuts off no feasible design.
     return _linear(terms) <= unit * (math.floor(limit) + 0.5)

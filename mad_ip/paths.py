@@ -14,12 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import entropy
-from mad_ip.catalogue import Catalogue, Floats, Segment
+from mad_ip.catalogue import Catalogue, Floats, Options
 
-__all__ = ["LINEAR_BUDGETS", "carried_bounds", "least", "smallest_effectiveness", "within_budgets"]
-
-LINEAR_BUDGETS = ("macs", "params", "layers")
-"""Budgets that are sums over the path's options."""
+__all__ = ["carried_bounds", "smallest_effectiveness", "within_budgets"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class _Sweep:
         return self.before[index] + self.within[index] + self.after[index]
 
 
-def _sweep(segments: Sequence[Segment], prefix: Sequence[Floats], suffix: Sequence[Floats] | None = None) -> _Sweep:
+def _sweep(segments: Sequence[Options], prefix: Sequence[Floats], suffix: Sequence[Floats] | None = None) -> _Sweep:
     """Max-plus sweep; the options' values are ``prefix`` before a pair and ``suffix`` within and after it."""
     suffix = prefix if suffix is None else suffix
     forward = [_by_pair(segment, values) for segment, values in zip(segments, prefix, strict=True)]
@@ -56,7 +53,7 @@ def _sweep(segments: Sequence[Segment], prefix: Sequence[Floats], suffix: Sequen
     return _Sweep(before, within, after[::-1])
 
 
-def _by_pair(segment: Segment, values: Floats) -> Floats:
+def _by_pair(segment: Options, values: Floats) -> Floats:
     return np.maximum.reduceat(values, segment.starts)
 
 
@@ -66,16 +63,10 @@ def _at_nodes(index: NDArray[np.int64], number: int, values: Floats) -> Floats:
     return best
 
 
-def least(catalogue: Catalogue, budget: str) -> int:
-    """The smallest ``macs``, ``params`` or ``layers`` of any architecture of a catalogue that is not empty."""
-    return -int(_sweep(catalogue.segments, _values(catalogue, budget, -1.0)).best)
-
-
 def within_budgets(catalogue: Catalogue) -> Catalogue:
     """Drop the options that no path within each single linear budget takes; all, if none has the effectiveness."""
-    limits = {budget: getattr(catalogue.spec.budget, budget) for budget in LINEAR_BUDGETS}
-    for budget, limit in limits.items():
-        if limit is None or catalogue.is_empty:
+    for budget, limit in catalogue.spec.budget.sums.items():
+        if catalogue.is_empty:
             continue
         values = _values(catalogue, budget, -1.0)
         sweep = _sweep(catalogue.segments, values)
@@ -105,10 +96,7 @@ def carried_bounds(catalogue: Catalogue, multipliers: int = 48) -> tuple[list[Fl
     zero = [np.zeros(len(segment)) for segment in segments]
     low = [-values for values in _sweep(segments, [-values for values in log_width], zero).before]
     high = _sweep(segments, log_width, zero).before
-    for budget in LINEAR_BUDGETS:
-        limit = getattr(catalogue.spec.budget, budget)
-        if limit is None:
-            continue
+    for budget, limit in catalogue.spec.budget.sums.items():
         cost = _values(catalogue, budget, 1.0 / limit)
         scale = max(float(np.max(values)) for values in high)
         for price in scale * np.geomspace(1e-3, 1e2, multipliers):
@@ -163,7 +151,7 @@ def _attainable_effectiveness(catalogue: Catalogue, bound: float) -> float | Non
                 after[:, layers:][better] = arriving[better]
                 origin = np.broadcast_to(ratio[source, None, : total - layers], arriving.shape)
                 passed[:, layers:][better] = origin[better]
-        if segment.bounds_effectiveness:
+        if segment.segment.bounded:
             with np.errstate(divide="ignore"):
                 here = entropy.ratio(np.maximum(depth, 1), after)
             after[here > bound] = -np.inf
@@ -174,4 +162,4 @@ def _attainable_effectiveness(catalogue: Catalogue, bound: float) -> float | Non
 
 
 def _values(catalogue: Catalogue, budget: str, factor: float) -> list[Floats]:
-    return [factor * getattr(segment, budget).astype(float) for segment in catalogue.segments]
+    return [factor * options.costs[budget].astype(float) for options in catalogue.segments]

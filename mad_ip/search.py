@@ -1,13 +1,8 @@
-"""A search for good designs by a seeded evolution over the domains, and climbs around the best (no bound, no proof).
-
-The paper's own method is evolutionary (DeepMAD, section 5); here it only gives the exact solver a start.
-"""
+"""Many architectures at once, scored and checked in exact integers; an evolution and climbs over them (no bound, no proof)."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,12 +15,9 @@ from mad_ip import blocks, entropy
 from mad_ip.cost import COSTS
 from mad_ip.spec import Choice, Path, Spec
 
-__all__ = ["POPULATION", "Population", "around", "evolve", "evolve_island", "polish"]
+__all__ = ["POPULATION", "Population", "around", "evolve", "polish"]
 
 POPULATION = 256
-_GENERATIONS = 200
-_PATIENCE = 25
-"""Generations without a better best after which an island ends."""
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -114,30 +106,6 @@ def evolve(
         yield rows[0], float(score[order[0]]), float(violation[order[0]])
 
 
-def evolve_island(population: Population, generator: np.random.Generator, stop: Callable[[], bool]) -> Integers:
-    """One island: truncation selection, uniform crossover of whole stages, steps and resets of single genes."""
-    sizes = population.sizes
-
-    def vary(rows: Integers) -> Integers:
-        parents = np.minimum(*generator.integers(0, len(rows), (2, 2 * POPULATION)))
-        children = rows[parents].copy()
-        mates = rows[generator.integers(0, len(rows), len(children))]
-        crossed = generator.random(children.shape) < 0.3
-        crossed &= (generator.random(len(children)) < 0.3)[:, None]
-        children[crossed] = mates[crossed]
-        changed = generator.random(children.shape) < generator.choice([1.0, 2.0, 4.0], (len(children), 1)) / len(sizes)
-        steps = generator.choice([-3, -2, -1, -1, 1, 1, 2, 3], children.shape)
-        return np.asarray(np.clip(children + changed * steps, 0, sizes - 1))
-
-    best, age = (-math.inf, -math.inf), 0
-    for row, score, violation in itertools.islice(evolve(population, generator, vary), _GENERATIONS):
-        present = (-violation, score)
-        best, age = (present, 0) if present > best else (best, age + 1)
-        if stop() or age > _PATIENCE:
-            return row
-    return row
-
-
 @functools.lru_cache(maxsize=8)
 def _moves(sizes: tuple[int, ...]) -> Integers:
     """All changes of one or two genes that have a choice by up to two steps, and none."""
@@ -153,13 +121,12 @@ def around(population: Population, row: Integers) -> Integers:
     return np.asarray(rows[((rows >= 0) & (rows < population.sizes)).all(axis=1)])
 
 
-def polish(population: Population, row: Integers, stop: Callable[[], bool]) -> Integers:
+def polish(population: Population, row: Integers) -> Integers:
     """Climb over the rows :func:`around` until none is better."""
-    while not stop():
+    while True:
         rows = around(population, row)
         score, violation = population.evaluate(rows)
         best = rows[np.lexsort((-score, violation))[0]]
         if (best == row).all():
-            break
+            return row
         row = best
-    return row

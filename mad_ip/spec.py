@@ -103,6 +103,16 @@ class Budget:
         return first, second, "effectiveness", *others
 
     @property
+    def sums(self) -> dict[str, float]:
+        """The limits on sums over the network's blocks, by key."""
+        return {key: limit for key, limit in self.limits if cost.COSTS[key].combine == "sum"}
+
+    @property
+    def maxima(self) -> dict[str, float]:
+        """The limits on maxima over the network's blocks, by key."""
+        return {key: limit for key, limit in self.limits if cost.COSTS[key].combine == "max"}
+
+    @property
     def given(self) -> dict[str, float]:
         """The limits that there are, by key, in the order of :meth:`keys`."""
         return {key: limit for key in self.keys() if (limit := getattr(self, key)) is not None}

@@ -73,7 +73,7 @@ def minimise(
                 break
             radius *= 4
             continue
-        if predicted > target:
+        if predicted > target > -math.inf:
             # Once the planes alone keep the bound above the target, better multipliers only help to shrink the box.
             if floor <= target:
                 _, floor = master.solve(best.multipliers, _FAR)

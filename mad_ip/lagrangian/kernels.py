@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
-__all__ = ["CAPACITY", "best_choice", "envelopes", "option_bounds", "priced", "through", "value_bounds"]
+__all__ = ["CAPACITY", "best_choice", "compiled", "envelopes", "option_bounds", "priced", "through", "value_bounds"]
 
 CAPACITY = 16
 """Lines kept at a node; more are replaced by as many chords, which are nowhere below them."""
@@ -27,7 +27,7 @@ _FAST = {"nnan", "nsz"}
 """What lets a maximum use the processor's vectors; nothing here is not a number, and no sum is reordered."""
 
 
-def _compiled(function: _F) -> _F:
+def compiled(function: _F) -> _F:
     """Compile on the first call; the machine code is kept on disk where there is a place for it."""
     try:
         return numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
@@ -35,7 +35,7 @@ def _compiled(function: _F) -> _F:
         return numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
 
 
-@_compiled
+@compiled
 def priced(costs: Any, prices: Any) -> Any:
     """``sum_b prices[b] costs[b]``, the rows of ``costs`` (B, X)."""
     total = np.zeros(costs.shape[1])
@@ -47,7 +47,7 @@ def priced(costs: Any, prices: Any) -> Any:
     return total
 
 
-@_compiled
+@compiled
 def _options(
     n: int, slope: float, opening: Any, again: Any, log_opening: Any, log_again: Any, lines: Any, best: Any
 ) -> None:
@@ -66,7 +66,7 @@ def _options(
             best[k, w] = slope * log_opening[n, k, w] - opening[n, k, w] + top
 
 
-@_compiled
+@compiled
 def through(
     node: Any,
     slope: Any,
@@ -105,7 +105,7 @@ def through(
             values[s, j] = top + (a * log_source[s] - pair[s, n] + intercept[j])
 
 
-@_compiled
+@compiled
 def envelopes(
     slopes: Any,
     values: Any,
@@ -189,7 +189,7 @@ def envelopes(
             origin[s, i] = stack[start + i * found // CAPACITY + (found // CAPACITY) // 2]
 
 
-@_compiled
+@compiled
 def best_choice(
     s: int,
     n: int,
@@ -219,7 +219,7 @@ def best_choice(
     return found
 
 
-@_compiled
+@compiled
 def _interpolated(at: float, grid: Any, known: Any, number: int) -> float:
     """The chord of a convex function known at ``number`` ascending points, which is never below it."""
     if number == 1:
@@ -240,7 +240,7 @@ def _interpolated(at: float, grid: Any, known: Any, number: int) -> float:
     return (1 - share) * known[low - 1] + share * known[low]  # type: ignore[no-any-return]
 
 
-@_compiled
+@compiled
 def value_bounds(
     node: Any,
     slope: Any,
@@ -324,7 +324,7 @@ def value_bounds(
     return below
 
 
-@_compiled
+@compiled
 def option_bounds(
     node: Any,
     slope: Any,

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from mad_ip import entropy
-from mad_ip.cost import COSTS
 from mad_ip.lagrangian import kernels
 from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
 from mad_ip.lagrangian.tables import Floats, Integers, Table
@@ -84,9 +83,8 @@ class Relaxation:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.tables = build_tables(spec)
-        given = [key for key in COSTS if getattr(spec.budget, key) is not None]
-        self.budgets = [key for key in given if COSTS[key].combine == "sum"]
-        self.forbidding = len(given) > len(self.budgets)
+        self.budgets = list(spec.budget.sums)
+        self.forbidding = bool(spec.budget.maxima)
         self.bounded = [s for s, table in enumerate(self.tables) if table.bounded]
         ratio = spec.budget.effectiveness
         self.log_ratio = 0.0 if ratio is None else math.log(ratio) + math.log1p(entropy.EFFECTIVENESS_TOLERANCE)
@@ -159,6 +157,11 @@ class _Part:
     def follows(self) -> Any:
         """Whether a node may follow a source (S, N)."""
         return self.first_mid < self.end_mid
+
+    @property
+    def options(self) -> int:
+        """Number of options, the rules of the space aside."""
+        return self.first_mid.size * self.log_opening[0].size * len(self.depth)
 
     @property
     def work(self) -> int:
@@ -304,6 +307,11 @@ class Program:
         depth = [1.0, score / 100] if self.relaxation.beta > 0 else []
         relaxation = self.relaxation
         return np.array([score] * len(relaxation.budgets) + [score / 300] * len(relaxation.bounded) + depth)
+
+    @property
+    def start(self) -> Floats:
+        """Multipliers of the right magnitude."""
+        return np.where(np.isfinite(self.relaxation.least), self.scales / 2, 0.0)
 
     @cached_property
     def tangents(self) -> tuple[float, ...]:

@@ -24,6 +24,7 @@ import numpy as np
 from mad_ip.lagrangian.box import AXES, Axis, Box, whole
 from mad_ip.lagrangian.dual import EVALUATIONS, Dual, minimise
 from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace, alone
+from mad_ip.lagrangian.survivors import Survivors, surviving
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Path
 
@@ -56,6 +57,9 @@ _THIN = 20
 _CORRECTIONS = 6
 """Evaluations of the whole box after that."""
 
+_PROMISING = 50
+"""Times as many values may be combined in a box, the channels before each aside, as options may survive in it."""
+
 _KNOWN = 24
 """Paths that the parts of a box get to know."""
 
@@ -82,11 +86,13 @@ class Node:
 class State:
     """How far branch and bound is: boxes examined, boxes left, seconds.
 
-    ``bound`` holds for the whole space, ``unjudged`` for the designs that ``judge`` was not asked about.
+    ``bound`` holds for the whole space, ``unjudged`` for the designs that ``judge`` was not asked about, ``settled`` for
+    those that are in no box left.
     """
 
     bound: float
     unjudged: float
+    settled: float
     nodes: int
     open: int
     seconds: float
@@ -94,23 +100,37 @@ class State:
 
 @dataclass(frozen=True)
 class Tree:
-    """The tree and the bound that it proves."""
+    """The tree, the bound that it proves, and the boxes that are left, each with a bound."""
 
     root: Node
     state: State
+    left: tuple[tuple[Box, Bound], ...]
+
+    def survivors(self, relaxation: Relaxation, target: float) -> Survivors | None:
+        """The options that a design in a box left may take to pass a target; ``None`` where they are too many."""
+        found = Survivors(tuple(frozenset() for _ in relaxation.tables))
+        for box, bound in self.left:
+            if bound.value > target:
+                here = surviving(relaxation, box, bound, target)
+                if here is None:
+                    return None
+                found = found.joined([here])
+        return found
 
 
 @dataclass(frozen=True)
 class Task:
     """A box to bound, and to shrink and cut where its bound passes ``target``.
 
-    ``above`` bounds the box around it; ``known`` are paths of that box.
+    ``above`` bounds the box around it; ``known`` are paths of that box. Where no more than ``few`` options survive, it
+    is not cut.
     """
 
     box: Box
     above: Bound | None
     known: tuple[Trace, ...]
     target: float
+    few: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +146,7 @@ class Trim:
 class Examined:
     """What a task found: how the box shrank, and of what is left that it is empty, a point, or bounded by ``bound``.
 
-    Where that passes the target, ``cuts`` are where to split, ascending, and ``known`` are paths that matter; ``candidates`` are
+    Where that passes the target, ``cuts`` are where to split, ascending, none where it is small, and ``known`` are paths that matter; ``candidates`` are
     paths that may be designs, the maximising one first.
     """
 
@@ -145,6 +165,8 @@ def branch_and_bound(
     *,
     explore: Callable[[Path], None] = lambda _: None,
     workers: Callable[[Sequence[Task]], Iterable[Examined]] | None = None,
+    few: int = 0,
+    most: float = math.inf,
     seconds: float = math.inf,
     watch: Callable[[State], bool] = lambda _: False,
 ) -> Tree:
@@ -152,9 +174,10 @@ def branch_and_bound(
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
     ``explore`` is told the maximising paths of boxes, near which good designs are. ``workers`` examine the tasks of a
-    round, in order; by default this process does.
+    round, in order; by default this thread does. Boxes where no more than ``few`` options survive are left, and so is
+    what is open after ``most`` boxes.
     """
-    return _Search(relaxation, target, judge, explore, workers, seconds, watch).run()
+    return _Search(relaxation, target, judge, explore, workers, few, most, seconds, watch).run()
 
 
 def examine(relaxation: Relaxation, task: Task, shared: Shared = alone) -> Examined:
@@ -169,8 +192,7 @@ def examine(relaxation: Relaxation, task: Task, shared: Shared = alone) -> Exami
         if box.point is not None:
             return Examined("point", tuple(trims), candidates=(box.point,))
         known = tuple(trace for trace in known if box.holds(trace.path))
-        start = np.where(np.isfinite(relaxation.least), program.scales / 2, 0.0)
-        start = start if above is None else above.multipliers
+        start = program.start if above is None else above.multipliers
         thin = Program(relaxation, box.thinned(_THIN)) if program.work > _LARGE else program
         if thin is not program and not thin.is_empty:
             # A part of the grid has much the same multipliers, for a fraction of the work, and its paths are paths here.
@@ -195,10 +217,22 @@ def examine(relaxation: Relaxation, task: Task, shared: Shared = alone) -> Exami
         if smaller != box:
             trims.append(Trim(best, smaller, dropped))
         left = smaller.tightened()
-        if smaller == box or (left is not None and left.size > _WORTH * box.size):
+        if left is None:
+            return Examined("empty", tuple(trims))
+        if left.size > _WORTH * box.size:
             break
         box = left
-    return Examined("leaf", tuple(trims), best, _cuts(smaller, dual), known, tuple(candidates))
+    cuts = () if _is_small(relaxation, left, best, task) else _cuts(left, dual)
+    return Examined("leaf", tuple(trims), best, cuts, known, tuple(candidates))
+
+
+def _is_small(relaxation: Relaxation, box: Box, bound: Bound, task: Task) -> bool:
+    """Whether so few options survive in a box that it is left as it is."""
+    sizes = zip(*(map(len, getattr(box, axis)) for axis in AXES), strict=True)
+    if task.few == 0 or sum(math.prod(size) for size in sizes) > _PROMISING * task.few:
+        return False
+    found = surviving(relaxation, box, bound, task.target)
+    return found is not None and len(found) <= task.few
 
 
 def _active(program: Program, dual: Dual, best: Bound) -> tuple[Trace, ...]:
@@ -272,12 +306,15 @@ class _Search:
         judge: Judge,
         explore: Callable[[Path], None],
         workers: Callable[[Sequence[Task]], Iterable[Examined]] | None,
+        few: int,
+        most: float,
         seconds: float,
         watch: Callable[[State], bool],
     ) -> None:
         self.relaxation, self.target, self.judge, self.explore = relaxation, target, judge, explore
         self.workers = workers or (lambda tasks: [examine(relaxation, task) for task in tasks])
-        self.seconds, self.watch = seconds, watch
+        self.few, self.most, self.seconds, self.watch = few, most, seconds, watch
+        self.small: list[tuple[Box, Bound]] = []
         self.began = time.perf_counter()
         self.queue: list[tuple[float, int, _Open]] = []
         self.order = itertools.count()
@@ -293,20 +330,23 @@ class _Search:
             self._round()
             if not self.queue or -self.queue[0][0] <= self.target() or self._stopped():
                 break
+        left = list(self.small)
         for _, _, item in self.queue:
             assert item.above is not None
             # A part has at least the bound of the box around it.
             item.node.settle("leaf", item.above)
-        return Tree(root, self._state())
+            left.append((item.node.box, item.above))
+        return Tree(root, self._state(), tuple(left))
 
     def _state(self) -> State:
-        unjudged = max(self.settled, -self.queue[0][0] if self.queue else -math.inf)
-        bound = max(unjudged, self.judged)
-        return State(bound, unjudged, self.nodes, len(self.queue), time.perf_counter() - self.began)
+        open_ = [-self.queue[0][0]] if self.queue else []
+        unjudged = max(self.settled, *open_, -math.inf, *(bound.value for _, bound in self.small))
+        bound, seconds = max(unjudged, self.judged), time.perf_counter() - self.began
+        return State(bound, unjudged, self.settled, self.nodes, len(self.queue), seconds)
 
     def _stopped(self) -> bool:
         state = self._state()
-        return self.watch(state) or state.seconds > self.seconds
+        return self.watch(state) or state.seconds > self.seconds or self.nodes >= self.most
 
     def _push(self, item: _Open, value: float) -> None:
         heapq.heappush(self.queue, (-value, next(self.order), item))
@@ -316,7 +356,7 @@ class _Search:
         items: list[_Open] = []
         while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or not items):
             items.append(heapq.heappop(self.queue)[2])
-        tasks = [Task(item.node.box, item.above, item.known, target) for item in items]
+        tasks = [Task(item.node.box, item.above, item.known, target, self.few) for item in items]
         for item, found in zip(items, self.workers(tasks), strict=True):
             self._apply(item.node, found, target)
 
@@ -345,6 +385,10 @@ class _Search:
         self.explore(found.candidates[0])
         box = node.box.tightened()
         assert box is not None
+        if not found.cuts:
+            node.settle("leaf", bound)
+            self.small.append((box, bound))
+            return
         for cut in found.cuts:
             node.kind, node.split = "split", cut
             lower, upper = box.split(*cut)

@@ -1,0 +1,67 @@
+"""What survives in boxes: the options that a design above a target may take, for a solver of catalogues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mad_ip.lagrangian.box import Box
+from mad_ip.lagrangian.program import Bound, Program, Relaxation
+from mad_ip.spec import Choice, Path
+
+__all__ = ["MOST", "Survivors", "surviving"]
+
+MOST = 2_000_000
+"""Options of a box up to which each gets a bound of its own."""
+
+Option = tuple[int, Choice]
+"""The channels before a segment and what is chosen in it."""
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """For every segment, the options that may be part of a design above the target."""
+
+    options: tuple[frozenset[Option], ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.options))
+
+    def joined(self, others: Iterable[Survivors]) -> Survivors:
+        """With those of other boxes."""
+        every = [self, *others]
+        return Survivors(
+            tuple(frozenset().union(*parts) for parts in zip(*(each.options for each in every), strict=True))
+        )
+
+    def holding(self, path: Path, image_channels: int) -> Survivors:
+        """With the options of a path."""
+        sources = (image_channels, *(choice.channels for choice in path))
+        return self.joined([Survivors(tuple(frozenset([option]) for option in zip(sources, path, strict=False)))])
+
+
+def surviving(relaxation: Relaxation, box: Box, bound: Bound, target: float) -> Survivors | None:
+    """The options of a box whose own bound passes a target; ``None`` where there are too many to look at each."""
+    tight = box.tightened()
+    program = None if tight is None else Program(relaxation, tight)
+    if tight is None or program is None or program.is_empty:
+        return Survivors(tuple(frozenset() for _ in relaxation.tables))
+    if any(part.options > MOST for part in program.parts):
+        return None
+    kept: list[frozenset[Option]] = []
+    sources = relaxation.tables[0].sources
+    for part, bounds in zip(program.parts, program.option_bounds(bound), strict=True):
+        alive = zip(*(axis.tolist() for axis in np.nonzero(bounds > target)), strict=True)
+        kept.append(
+            frozenset(
+                (
+                    int(sources[s]),
+                    Choice(int(part.channels[n]), int(part.mid[w]), int(part.kernel[k]), int(part.depth[d])),
+                )
+                for s, n, k, w, d in alive
+            )
+        )
+        sources = part.channels
+    return Survivors(tuple(kept))
