@@ -2,7 +2,7 @@
 
 Every function takes single integers or NumPy integer arrays (broadcast against each other) for the channel counts,
 inner widths and kernels, so that one arithmetic serves one network, a catalogue of a million options, and the torch
-modules (design.md sections 1 and 3).
+modules (docs/formulation.md section 1).
 
 Networks for clips have the same families: a ``k x k`` convolution becomes ``k_t x k x k``, and the others act on every
 frame by itself.

@@ -1,4 +1,4 @@
-"""Options with exact coefficients, as NumPy arrays, without the dominated ones (design.md section 2).
+"""Options with exact coefficients, as NumPy arrays, without the dominated ones (docs/formulation.md section 2).
 
 The network is a path through segments: stem, stages, and the tail where there is one. An option of a segment is a
 tuple ``(c_in, c, m, k, L)``; options with the same ``(c_in, c)`` form a pair. The classifier's cost is carried by the

@@ -1,4 +1,4 @@
-"""MACs and parameters of a list of layers, for single integers and arrays alike (design.md section 1)."""
+"""MACs and parameters of a list of layers, for single integers and arrays alike (docs/formulation.md section 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Design: one decoded architecture, its metrics recomputed from its layers, and design.json (design.md section 3)."""
+"""Design: one decoded architecture, its metrics recomputed from its layers, and design.json."""
 
 from __future__ import annotations
 

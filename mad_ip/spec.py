@@ -62,7 +62,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Objective:
-    """``depth_penalty`` is beta in ``H - beta Q`` (design.md section 1)."""
+    """``depth_penalty`` is beta in ``H - beta Q`` (docs/formulation.md, equation 2.1)."""
 
     depth_penalty: float = 10.0
 
@@ -262,7 +262,7 @@ class Spec:
 
 
 def penalised_stages(convention: str, stages: int) -> slice:
-    """Stages in Guideline 2's spread of depths (design.md section 1): all, or from the third on in ``tinynas``."""
+    """Stages in Guideline 2's spread of depths (docs/formulation.md section 2): all, in ``tinynas`` from the third."""
     return slice(2, None) if convention == "tinynas" and stages >= 4 else slice(0, None)
 
 

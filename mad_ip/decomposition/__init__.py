@@ -1,7 +1,7 @@
 """The optimum of a spec at any resolution of its grids: branch and bound on the Lagrangian program, coarse to fine.
 
 No catalogue of options is ever made. A coarse part of the grids is solved first; its designs are designs of the spec,
-and its tree, with the multipliers found, is the guide for the next finer part (design.md section 4).
+and its tree, with the multipliers found, is the guide for the next finer part (docs/decomposition.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The Lagrangian relaxation over one box, solved exactly by a dynamic program whose values are envelopes of lines.
 
 Budgets, effectiveness, depth penalty and the total of the depths are priced; what remains is a longest path whose
-value-to-go is a convex piecewise linear function of the log-width carried (design.md section 4.1). Any multipliers
-give a valid bound on the score of every feasible design of the box.
+value-to-go is a convex piecewise linear function of the log-width carried (docs/verification.md section 10). Any
+multipliers give a valid bound on the score of every feasible design of the box.
 
 Symbols: ``sigma`` log-width of an option; ``A S + B`` a line in the carried log-width ``S``; ``x`` multipliers, in the
 order budgets, effectiveness of every bounded segment, curvature ``b`` (at least 0) and total ``nu`` (of any sign);
