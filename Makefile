@@ -33,11 +33,11 @@ zoo: $(READY)
 	for model in $(ZOO); do \
 	  $(BIN)/mad-ip solve models/$$model/spec.toml --threads 2 --out models/$$model/design.json || exit 1; \
 	done
-	$(BIN)/python -m mad_ip.reports.picture
-	$(BIN)/python -m mad_ip.reports.published
+	$(BIN)/python -m tools.picture
+	$(BIN)/python -m tools.published
 
 bench: $(READY)
-	$(BIN)/python -m mad_ip.reports.bench
+	$(BIN)/python -m tools.bench
 
 # The page and all traces stay in build/report; what the repository shows goes to solvers/.
 report: $(READY)

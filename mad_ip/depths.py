@@ -1,4 +1,4 @@
-"""Attainable spreads of depths, the breakpoints of the depth penalty (design.md section 2, item 5)."""
+"""Attainable spreads of depths, the breakpoints of the depth penalty (docs/formulation.md, equation 2.8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's quantities on a list of layers (DeepMAD, CVPR 2023, arXiv 2303.02165; design.md section 1).
+"""The paper's quantities on a list of layers (DeepMAD, CVPR 2023, arXiv 2303.02165; docs/formulation.md section 2).
 
 Symbols: ``D`` counted layers, ``S`` sum of log-widths ``ln w``, ``alpha`` entropy weight, ``r`` output resolution,
 ``f`` output frames (1 for images), ``c`` output channels, ``rho`` effectiveness, ``Q`` uniformity of depths, ``beta``

@@ -1,4 +1,4 @@
-"""Exhaustive enumeration, written from design.md section 1 alone: slow, plain, and sharing no code with mad_ip.
+"""Exhaustive enumeration, written from docs/formulation.md alone (sections 1 and 2): slow, plain, no code of mad_ip.
 
 It reads the fields of a :class:`mad_ip.spec.Spec` and nothing else of the package, so that it can contradict it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,23 +235,25 @@ def test_the_report_is_complete_and_tells_nothing_about_the_machines_folders(rep
 
 
 def run_of(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch, **settings: float) -> Run:
-    """A run whose process is a Python script instead of the worker."""
-    program = tmp_path / "program"
-    program.write_text(f"#!{PYTHON}\n{script}")
-    program.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(program))
+    """A run whose process does ``script`` instead of solving."""
+    name = f"script_{hashlib.sha256(script.encode()).hexdigest()[:8]}"
+    (tmp_path / f"{name}.py").write_text(f"def work(task, parent):\n{textwrap.indent(script, '    ')}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(runs, "_work", importlib.import_module(name).work)
     return measure(Job("a", "spec.toml", "s", "highs", 0), Settings(**settings))
 
 
 def test_time_and_memory_include_the_child_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = "import time\ncontent = bytearray(600_000_000)\nwhile time.process_time() < 1.0: pass"
     script = (
-        f"import subprocess, sys\nsubprocess.run([{PYTHON!r}, '-c', {child!r}])\n"
-        'print(\'{"status": "feasible", "message": ""}\')'
+        f"import subprocess, sys, time\nsubprocess.run([sys.executable, '-c', {child!r}])\n"
+        "from mad_ip.reports.comparison.records import Run\n"
+        "parent.send(Run('a', 's', 0, 'feasible', str(time.process_time())))"
     )
     run = run_of(tmp_path, script, monkeypatch)
     assert run.status == "feasible"
-    assert 1.0 <= run.cpu <= 2.0
+    # Without what the process itself took for its imports.
+    assert 1.0 <= run.cpu - float(run.message) <= 2.0
     assert run.cpu < run.wall + 0.3
     # Linux counts what a process was before exec too: a copy of this one.
     ours = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -272,8 +276,9 @@ def test_a_process_that_does_not_stop_is_ended_and_keeps_its_trace(
     monkeypatch.setattr(runs, "GRACE", 0.5)
     monkeypatch.setattr(runs, "_END", 0.5)
     script = (
-        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        'print(\'{"seconds": 0.1, "phase": "x", "score": 3.0, "bound": null}\', flush=True)\ntime.sleep(60)'
+        "import math, signal, time\nfrom mad_ip.reports.comparison.records import Point\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "parent.send(Point(0.1, 'x', 3.0, math.inf))\ntime.sleep(60)"
     )
     began = time.perf_counter()
     run = run_of(tmp_path, script, monkeypatch, time_limit=2.0)
@@ -282,22 +287,12 @@ def test_a_process_that_does_not_stop_is_ended_and_keeps_its_trace(
     assert run.trace == (Point(0.1, "x", 3.0, INF),)
 
 
-def test_a_solver_that_raises_is_a_failed_run(tmp_path: Path) -> None:
-    # The worker finds this package's profile, but its solver's module breaks on import.
+def test_a_solver_that_raises_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The process finds this package's profile, but its solver's module breaks on import.
     (tmp_path / "highspy.py").write_text("raise RuntimeError('broken installation in /opt/somewhere/highspy')")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    job = {"spec": str(TOY), "name": "toy", "profile": "highs", "solver": "highs", "seed": 0}
-    done = subprocess.run(
-        [PYTHON, "-m", "mad_ip.reports.comparison.worker"],
-        input=json.dumps({**job, "time_limit": None, "gap": 1e-6, "threads": 1}),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    end = json.loads(done.stdout.splitlines()[-1])
-    assert end == {"status": "failed", "message": "RuntimeError: broken installation in highspy"}
+    monkeypatch.syspath_prepend(tmp_path)
+    run = measure(Job("toy", str(TOY), "highs", "highs", 0), Settings())
+    assert (run.status, run.message) == ("failed", "RuntimeError: broken installation in highspy")
 
 
 def test_evolution_runs_once_for_each_seed(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def build(**changes: Any) -> Design:
 
 # design.json ---------------------------------------------------------------------------------------------------------
 
-# The sample of design.md section 3, to be met key by key in this order.
+# To be met key by key in this order.
 SAMPLE = """\
 {"format": "mad-ip/design/1", "name": "...", "spec_sha256": "...", "convention": "paper",
  "input": {"resolution": 224, "channels": 3},

@@ -76,7 +76,7 @@ class Literal:
 
 
 def priced(spec: Spec, literal: Literal, box: Box, found: Bound) -> tuple[float, float]:
-    """The Lagrangian of design.md section 4.1 for one architecture, term by term, and the magnitude of its terms."""
+    """The Lagrangian of docs/verification.md section 10 of one architecture, term by term, and the terms' magnitude."""
     multipliers, tangents = list(found.multipliers), list(found.tangents)
     terms = [literal.best.entropy]
     for budget in ("macs", "params", "layers"):

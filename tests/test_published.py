@@ -7,8 +7,9 @@ import pytest
 
 from mad_ip.design import Design
 from mad_ip.errors import InputError
-from mad_ip.reports import published
-from mad_ip.reports.published import NETWORKS, SETTINGS, compare, insert, published_table
+from tools import published
+from tools.markdown import insert
+from tools.published import NETWORKS, SETTINGS, compare, published_table
 
 FOLDER = Path(__file__).parent.parent / "models" / "published"
 

@@ -24,8 +24,8 @@ from mad_ip.design import Design, StageChoice, StemChoice
 from mad_ip.errors import InputError
 from mad_ip.networks import Network
 from mad_ip.networks.score import load, score
-from mad_ip.reports import scores
 from mad_ip.spec import Spec, default_weights
+from tools import scores
 
 ROOT = Path(__file__).parent.parent
 DESIGNS = sorted({*ROOT.glob("models/*/design.json"), *ROOT.glob("models/published/*.json")})

@@ -144,7 +144,7 @@ def test_the_code_on_the_page_runs(tmp_path: Path) -> None:
 
 def test_throughput_prints_a_table_of_ratios() -> None:
     options = ["--device", "cpu", "--batch", "2", "--resolution", "32", "--rounds", "1", "--iterations", "1", "--eager"]
-    done = run("-m", "mad_ip.reports.throughput", *options)
+    done = run("-m", "tools.throughput", *options)
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^\| (deepmad-r\d+) \| ([\d.,]+) \| (resnet\d+) \| ([\d.,]+) \| ([\d.]+) \|$", done.stdout, re.M)
     assert [(row[0], row[2]) for row in rows] == [("deepmad-r18", "resnet18"), ("deepmad-r50", "resnet50")]
@@ -154,7 +154,7 @@ def test_throughput_prints_a_table_of_ratios() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_throughput_without_a_gpu_is_one_sentence() -> None:
-    done = run("-m", "mad_ip.reports.throughput")
+    done = run("-m", "tools.throughput")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

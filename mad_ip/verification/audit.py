@@ -13,7 +13,7 @@ __all__ = ["OPTIMAL_GAP", "STATUSES", "audit"]
 STATUSES = ("optimal", "feasible")
 
 OPTIMAL_GAP = 1e-6
-"""Largest relative gap of a design that may call itself optimal where no other was asked (design.md section 3)."""
+"""Largest relative gap of a design that may call itself optimal if none was asked (docs/verification.md section 8)."""
 
 _TOLERANCE = 1e-9
 """Relative slack on scores, bounds and gaps, for rounding alone."""

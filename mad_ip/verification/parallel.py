@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import multiprocessing
-import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +15,7 @@ from rich.text import Text
 
 from mad_ip.design import Design
 from mad_ip.errors import MadIpError
+from mad_ip.processes import Parent, Process, ready, started
 from mad_ip.spec import Spec
 from mad_ip.verification.exhaustion import architectures
 from mad_ip.verification.report import STYLES, line
@@ -49,74 +45,39 @@ def verify_all(jobs: Sequence[Job], settings: Mapping[str, Any], processes: int,
     ``console`` shows how far each is. A process that fails gives a failed verdict. Whatever ends this function, Ctrl-C
     included, ends the processes.
     """
-    context = multiprocessing.get_context("spawn")
     waiting = sorted(range(len(jobs)), key=lambda number: jobs[number].effort)
-    running: dict[Any, tuple[int, Connection, Any]] = {}
+    running: dict[Process, int] = {}
     verdicts: dict[int, Verdict] = {}
-    with _display(jobs, console) as show:
-        try:
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    number = waiting.pop()
-                    receiver, sender = context.Pipe(duplex=False)
-                    process = context.Process(target=_verify, args=(sender, jobs[number], settings), daemon=True)
-                    with _uninterrupted():
-                        process.start()
-                    sender.close()
-                    running[receiver] = number, receiver, process
-                for ready in wait(list(running)):
-                    number, receiver, process = running[ready]
-                    try:
-                        message = receiver.recv()
-                    except EOFError:
-                        message = _failed("its process ended without a verdict")
-                    if isinstance(message, Verdict):
-                        verdicts[number] = message
-                        del running[ready]
-                        process.join()
-                    show(number, message)
-        finally:
-            for _, _, process in running.values():
-                process.terminate()
-            for _, _, process in running.values():
-                process.join()
+    with _display(jobs, console) as show, ExitStack() as stack:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                number = waiting.pop()
+                running[stack.enter_context(started(_verify, (jobs[number], settings)))] = number
+            for process in ready(list(running)):
+                number = running[process]
+                try:
+                    message = process.receive()
+                except EOFError:
+                    message = _failed("its process ended without a verdict")
+                except MadIpError as error:
+                    message = _failed(str(error))
+                if isinstance(message, Verdict):
+                    verdicts[number] = message
+                    del running[process]
+                    process.end()
+                show(number, message)
     return [verdicts[number] for number in range(len(jobs))]
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back while a process starts, which inherits the blocked signal: only the parent ever acts on it.
-
-    A terminal sends it to the whole foreground group, and half-started processes would answer with tracebacks.
-    """
-    # Starting multiprocessing's tracker unblocks the signal, so that must have happened before.
-    resource_tracker.ensure_running()
-    held: list[int] = []
-    # Blocked is the main thread alone: a thread of a library may still take the signal to this handler.
-    previous = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        signal.signal(signal.SIGINT, previous)
-    if held:
-        raise KeyboardInterrupt
-
-
-def _verify(sender: Connection, job: Job, settings: Mapping[str, Any]) -> None:
-    """The process: one verification, its reports and its verdict through ``sender``."""
+def _verify(task: tuple[Job, Mapping[str, Any]], parent: Parent) -> None:
+    """The process: one verification, its reports and its verdict."""
+    job, settings = task
 
     def send(report: Report) -> bool:
-        sender.send(report)
+        parent.send(report)
         return False
 
-    # A parent that is gone reads nothing.
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            sender.send(verify(job.spec, job.design, **settings, watch=send))
-        except MadIpError as error:
-            sender.send(_failed(str(error)))
+    parent.send(verify(job.spec, job.design, **settings, watch=send))
 
 
 def _failed(reason: str) -> Verdict:

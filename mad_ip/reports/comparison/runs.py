@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import queue
+import dataclasses
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
-from mad_ip.errors import InternalError
+from mad_ip.backends import Profile
+from mad_ip.errors import InputError, MadIpError
+from mad_ip.processes import Parent, Process, started
 from mad_ip.reports.comparison.records import Point, Run, Settings, condensed, without_folders
+from mad_ip.solve import InfeasibleError, NoDesignError, Report, solve
+from mad_ip.spec import Spec
 
 __all__ = ["GRACE", "Job", "measure"]
 
@@ -26,7 +25,7 @@ GRACE = 60.0
 
 _POLL = 0.1
 _END = 5.0
-"""Seconds that a process has to end by itself, and again once it is asked to, until it is killed."""
+"""Seconds that a process has to end by itself until it is killed."""
 
 
 @dataclass(frozen=True)
@@ -51,133 +50,113 @@ def measure(
 
     ``watch`` sees every report of the solve, ``interrupted`` is asked now and then whether to stop it.
     """
-    order = {
-        "spec": job.path,
-        "name": job.spec,
-        "profile": job.profile,
-        "solver": job.solver,
-        "seed": job.seed,
-        "time_limit": settings.time_limit if math.isfinite(settings.time_limit) else None,
-        "gap": settings.gap,
-        "threads": settings.threads,
-    }
-    command = [sys.executable, "-m", "mad_ip.reports.comparison.worker"]
     with tempfile.TemporaryFile() as errors:
         began = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            # A process that ended at once says why in its status.
-            _write(process.stdin, json.dumps(order).encode())
-            trace, end = _follow(process, began, settings, watch, interrupted)
-        except KeyboardInterrupt:
-            process.terminate()
-            raise
-        finally:
-            usage = _finished(process)
-            process.stdout.close()
+        with started(_work, (job, settings), errors=errors) as process:
+            try:
+                trace, run = _follow(process, job, began, settings, watch, interrupted)
+            finally:
+                usage = process.end(_END)
         wall = time.perf_counter() - began
-        end = end or {"status": "failed", "message": _how_it_ended(process.returncode, errors)}
-    return Run(
-        spec=job.spec,
-        solver=job.solver,
-        seed=job.seed,
+        run = run or _without_result(job, "failed", _how_it_ended(usage.status, errors))
+    return dataclasses.replace(
+        run,
         wall=wall,
-        cpu=usage.ru_utime + usage.ru_stime,
-        # Kilobytes, but bytes on macOS.
-        memory=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        cpu=usage.cpu,
+        memory=usage.memory,
         # What was known before a solver refused is not its work.
-        trace=() if end["status"] == "refused" else condensed(trace),
-        **end,
+        trace=() if run.status == "refused" else condensed(trace),
     )
 
 
-def _write(stream: IO[bytes], content: bytes) -> None:
-    try:
-        with stream:
-            stream.write(content)
-    except BrokenPipeError:
-        pass
-
-
 def _follow(
-    process: subprocess.Popen[bytes],
+    process: Process,
+    job: Job,
     began: float,
     settings: Settings,
     watch: Callable[[Point], None],
     interrupted: Callable[[], bool],
-) -> tuple[list[Point], dict[str, Any]]:
+) -> tuple[list[Point], Run | None]:
     """Collect the reports of a process until it ends or is late; return them and how it ended."""
-    assert process.stdout is not None
-    lines: queue.Queue[bytes | None] = queue.Queue()
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
     trace: list[Point] = []
-    end: dict[str, Any] = {}
+    run = None
     deadline = began + settings.time_limit + GRACE
     asked = False
     while True:
         if interrupted() and not asked:
             asked = True
             deadline = min(deadline, time.perf_counter() + GRACE)
-            process.send_signal(signal.SIGINT)
+            process.ask()
         if time.perf_counter() > deadline:
-            process.terminate()
             why = "Ctrl-C" if asked else f"its time limit of {settings.time_limit:g} s"
-            return trace, {"status": "ended", "message": f"did not stop within {GRACE:g} s after {why}"}
-        try:
-            line = lines.get(timeout=_POLL)
-        except queue.Empty:
+            return trace, _without_result(job, "ended", f"did not stop within {GRACE:g} s after {why}")
+        if not process.poll(_POLL):
             continue
-        if line is None:
-            if asked and not end and not trace:
-                end = {"status": "no design", "message": "interrupted before the solve began"}
-            return trace, end
-        message = json.loads(line)
-        if "status" in message:
-            end = message
+        try:
+            message = process.receive()
+        except EOFError:
+            return trace, run
+        if isinstance(message, Run):
+            run = message
         else:
-            score, bound = message["score"], message["bound"]
-            point = Point(
-                message["seconds"],
-                message["phase"],
-                -math.inf if score is None else score,
-                math.inf if bound is None else bound,
-            )
-            trace.append(point)
-            watch(point)
+            trace.append(message)
+            watch(message)
 
 
-def _read(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
-    try:
-        for line in stream:
-            lines.put(line)
-    except (OSError, ValueError):
-        pass
-    lines.put(None)
+def _without_result(job: Job, status: str, message: str) -> Run:
+    return Run(job.spec, job.solver, job.seed, status, message)
 
 
-def _finished(process: subprocess.Popen[bytes]) -> Any:
-    """Wait for a process to end, ask it, kill it; return its resource usage with that of its finished children."""
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
-        if number is not None:
-            process.send_signal(number)
-        end = time.perf_counter() + _END
-        while time.perf_counter() < end:
-            done, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if done:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                return usage
-            time.sleep(0.01)
-    raise InternalError(f"process {process.pid} cannot be ended")
-
-
-def _how_it_ended(returncode: int, errors: IO[bytes]) -> str:
+def _how_it_ended(status: int, errors: IO[bytes]) -> str:
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines()
     last = f" ({without_folders(lines[-1])})" if lines else ""
-    if returncode < 0:
-        return f"the process was ended by {signal.Signals(-returncode).name}{last}"
-    return f"the process ended with exit code {returncode} and no result{last}"
+    if status < 0:
+        return f"the process was ended by {signal.Signals(-status).name}{last}"
+    return f"the process ended with exit code {status} and no result{last}"
+
+
+def _work(task: tuple[Job, Settings], parent: Parent) -> None:
+    """The process: one run, a :class:`Point` for each report and, whatever happens, a :class:`Run` with its status."""
+    job, settings = task
+
+    def watch(report: Report) -> None:
+        parent.send(Point(report.seconds, report.phase, report.score, report.bound))
+
+    try:
+        # The report names specs and profiles by name: the folders that they lie in are nobody's business.
+        spec = dataclasses.replace(Spec.load(job.path), source=f"{job.spec}.toml")
+        profile = dataclasses.replace(Profile.load(job.profile), source=f"{job.solver}.toml")
+        design = solve(
+            spec,
+            profile=profile,
+            time_limit=settings.time_limit,
+            gap=settings.gap,
+            threads=settings.threads,
+            seed=job.seed,
+            watch=watch,
+            interrupted=parent.asked,
+        )
+    except InfeasibleError as error:
+        run = _without_result(job, "infeasible", str(error))
+    except NoDesignError as error:
+        run = _without_result(job, "no design", str(error))
+    except InputError as error:
+        run = _without_result(job, "refused", str(error))
+    except MadIpError as error:
+        run = _without_result(job, "failed", str(error))
+    except Exception as error:  # whatever a solver's own code raises becomes a row
+        traceback.print_exc()
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        run = _without_result(job, "failed", without_folders(line))
+    else:
+        certificate = design.certificate
+        assert certificate is not None
+        parent.send(Point(certificate.seconds, "end", design.metrics.score, certificate.bound))
+        run = dataclasses.replace(
+            _without_result(job, certificate.status, ""),
+            version=certificate.version,
+            options=certificate.options,
+            architectures=certificate.architectures,
+        )
+    parent.send(run)

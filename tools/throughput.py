@@ -1,6 +1,6 @@
 """Images per second of the zoo's networks against timm's ResNets of the same budget, on a GPU, all in one run.
 
-    python -m mad_ip.reports.throughput
+    python -m tools.throughput
 
 Inference in bfloat16, channels last, through ``torch.compile``. The networks take turns, round by round, and the
 median round counts: what else happens on the machine meets all of them alike. Prints a Markdown table. Needs the extra
@@ -80,7 +80,7 @@ def _table(rates: dict[str, float]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the table; exit code 2 with one sentence where there is no GPU."""
-    parser = argparse.ArgumentParser(prog="python -m mad_ip.reports.throughput", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.throughput", description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--resolution", type=int, default=224)
@@ -103,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             not options.eager,
         )
     except MadIpError as error:
-        print(f"throughput: {error}", file=sys.stderr)  # noqa: T201
+        print(f"throughput: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     how = "eager" if options.eager else "torch.compile"
-    print(f"{device}, bf16, channels_last, {how}, batch {options.batch}, {options.resolution} pixels:\n")  # noqa: T201
-    print(_table(rates))  # noqa: T201
+    print(f"{device}, bf16, channels_last, {how}, batch {options.batch}, {options.resolution} pixels:\n")
+    print(_table(rates))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The zoo and the paper's own networks, as tables in models/README.md: ``python -m mad_ip.reports.published``.
+"""The zoo and the paper's own networks, as tables in models/README.md: ``python -m tools.published``.
 
 Every number of those tables is read from a design.json or comes from a solve made here. The published networks of
 DeepMAD (arXiv 2303.02165) are compared at their own measured MACs, parameters and effectiveness, on the grid of the
@@ -13,17 +13,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from mad_ip.design import Design, Metrics
 from mad_ip.errors import InputError
-from mad_ip.files import read_bytes, resource, write_atomically
+from mad_ip.files import resource
 from mad_ip.solve import solve
 from mad_ip.spec import Budget, Objective, Spec
+from tools.markdown import rewrite, table
 
-__all__ = ["NETWORKS", "SETTINGS", "Comparison", "compare", "insert", "markdown", "published_table", "zoo_table"]
+__all__ = ["NETWORKS", "SETTINGS", "Comparison", "compare", "published_table", "zoo_table"]
 
 NETWORKS = ("deepmad-r18", "deepmad-r34", "deepmad-r50")
 """Published networks that are compared; models/<name>/spec.toml gives the grid."""
@@ -87,7 +87,7 @@ def published_table(comparisons: Iterable[Comparison]) -> str:
         )
     worth = ["entropy", "penalty", "score", "depths"]
     header = ["network", "convention, beta", *(f"published {key}" for key in worth), *(f"our {key}" for key in worth)]
-    return markdown([*header, "gap", "seconds"], rows)
+    return table([*header, "gap", "seconds"], rows)
 
 
 def zoo_table(models: Iterable[tuple[Spec, Design]]) -> str:
@@ -114,7 +114,7 @@ def zoo_table(models: Iterable[tuple[Spec, Design]]) -> str:
                 f"{certificate.seconds:.0f}",
             ]
         )
-    return markdown(
+    return table(
         [
             "model",
             "MACs",
@@ -132,19 +132,9 @@ def zoo_table(models: Iterable[tuple[Spec, Design]]) -> str:
     )
 
 
-def insert(text: str, name: str, table: str, source: str = "text") -> str:
-    """``text`` with ``table`` between its markers ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise InputError(f"{source}: must hold the markers {begin} and {end}, in this order")
-    return f"{before}{begin}\n{table}\n{end}{after}"
-
-
 def main() -> None:
     """Write both tables into models/README.md; the first needs every design.json of the zoo, the second solves."""
-    parser = argparse.ArgumentParser(prog="python -m mad_ip.reports.published", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.published", description=main.__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="time limit of one comparison (default 600)")
     parser.add_argument("--gap", type=float, default=1e-4, help="relative gap of one comparison (default 1e-4)")
     parser.add_argument("--threads", type=int, default=2, help="processes for one comparison (default 2)")
@@ -153,7 +143,7 @@ def main() -> None:
     readme = _find("README.md")
     specs = [Spec.load(path) for path in sorted(readme.parent.glob("*/spec.toml"))]
     models = [(spec, Design.load(Path(spec.source).with_name("design.json"))) for spec in specs]
-    _rewrite(readme, "zoo", zoo_table(models))
+    rewrite(readme, zoo=zoo_table(models))
     comparisons = []
     for convention, beta in SETTINGS:
         for name in NETWORKS:
@@ -170,12 +160,7 @@ def main() -> None:
                 f"{name}, {convention}, beta {beta:g}: published {comparison.theirs.score:,.2f}, "
                 f"ours {comparison.ours.metrics.score:,.2f}, {comparison.ours.certificate}"
             )
-    _rewrite(readme, "published", published_table(comparisons))
-
-
-def _rewrite(path: Path, name: str, table: str) -> None:
-    text = insert(read_bytes(path).decode("utf-8"), name, table, str(path))
-    write_atomically(path, text.encode())
+    rewrite(readme, published=published_table(comparisons))
 
 
 def _find(name: str) -> Path:
@@ -202,12 +187,6 @@ def _span(sizes: Sequence[int]) -> str:
 
 def _limit(value: float | None, unit: float = 1.0, suffix: str = "") -> str:
     return "-" if value is None else f"{value / unit:g}{suffix}"
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown, the first column left, the others right."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *(map(str, row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

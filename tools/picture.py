@@ -1,4 +1,4 @@
-"""The README's picture, the table of the zoo's deepmad-r50 as SVG: ``python -m mad_ip.reports.picture``."""
+"""The README's picture, the table of the zoo's deepmad-r50 as SVG: ``python -m tools.picture``."""
 
 from __future__ import annotations
 

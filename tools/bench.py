@@ -9,45 +9,46 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
-import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mad_ip.catalogue import raw_options
+from mad_ip import catalogue
+from mad_ip.backends import Profile
+from mad_ip.design import Design
 from mad_ip.errors import InternalError
-from mad_ip.files import resource, write_atomically
-from mad_ip.reports.published import insert, markdown
+from mad_ip.files import write_atomically
+from mad_ip.processes import Parent, started
+from mad_ip.solve import solve
 from mad_ip.spec import Domain, Spec
+from mad_ip.verification import audit, prove
+from tools import markdown
 
 __all__ = ["BOTTLENECK", "CATALOGUE", "INVERTED", "Measured", "main"]
 
-CATALOGUE = """
-from mad_ip import catalogue
-from mad_ip.spec import Spec
-stage = {
-    "block": "bottleneck",
-    "channels": {"min": 32, "max": 832, "step": 32},
-    "mid": {"min": 16, "max": 512, "step": 16},
-    "kernel": [3, 5, 7],
-    "depth": {"min": 1, "max": 16},
-}
-spec = Spec.from_table({
-    "name": "bench",
+CATALOGUE = {
+    "name": "catalogue",
     "input": {"resolution": 224},
     "stem": {"kernel": 3, "stride": 2, "channels": [32, 64]},
-    "stage": [{**stage, "stride": stride} for stride in (2, 2, 2, 1, 2)],
-})
-print(f"{catalogue.raw_options(spec):,} options, {len(catalogue.build(spec)):,} undominated")
-"""
-"""A program that builds a catalogue of about two million raw options without any budget."""
+    "stage": [
+        {
+            "block": "bottleneck",
+            "stride": stride,
+            "channels": {"min": 32, "max": 832, "step": 32},
+            "mid": {"min": 16, "max": 512, "step": 16},
+            "kernel": [3, 5, 7],
+            "depth": {"min": 1, "max": 16},
+        }
+        for stride in (2, 2, 2, 1, 2)
+    ],
+}
+"""About two million raw options without any budget."""
 
 BOTTLENECK = {
     "name": "bottleneck",
@@ -85,22 +86,6 @@ INVERTED = {
 }
 """A MobileNet of MobileNetV2's cost: (2 * 3 * 2 * 4)^5 = 255 million architectures."""
 
-_EXHAUST = """
-import sys
-from mad_ip.design import Design
-from mad_ip.spec import Spec
-from mad_ip.verification import audit, prove
-spec, design = Spec.load(sys.argv[1]), Design.load(sys.argv[2])
-proof = prove(spec, design)
-found = proof.exhaustion
-verdict = "; ".join([*audit(spec, design), *proof.reasons]) or "proven"
-rate = found.architectures / found.seconds / 1e6
-print(f"{verdict}: {found.architectures:,} architectures, {rate:,.1f} million a second")
-"""
-"""A program that proves the design of a spec, solved before, by exhaustion on one thread."""
-
-_SOLVE = "from mad_ip.cli import main; main()"
-
 _HEADER = ("benchmark", "seconds", "peak MB", "result")
 
 _COARSE = ("deepmad-r18", "deepmad-r50", "deepmad-29m")
@@ -112,87 +97,86 @@ _CURVE = (2, 3, 5, 8, 13, 21, 34, 55, 90)
 _LARGEST_MILP = 300_000
 """Options up to which the curve has HiGHS too."""
 
-_PATIENCE = "60"
+_PATIENCE = 60.0
 """Seconds that one solve may take."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds and the largest peak, in MB, of a process and of those it started, and the last line that it printed."""
+    """Seconds and the largest peak, in MB, of a process and of those it started, and what it found."""
 
     seconds: float
     megabytes: float
-    line: str
+    found: Any
 
     @property
     def cells(self) -> tuple[str, str, str]:
         """For a row of the table."""
-        return f"{self.seconds:.1f}", f"{self.megabytes:.0f}", self.line
+        return f"{self.seconds:.1f}", f"{self.megabytes:.0f}", str(self)
+
+    def __str__(self) -> str:
+        if not isinstance(self.found, Design):
+            return str(self.found)
+        certificate = self.found.certificate
+        assert certificate is not None
+        claim = "proven optimal within" if certificate.status == "optimal" else "feasible, not proven optimal:"
+        return f"{claim} {certificate.gap:.1e} (relative), bound {certificate.bound:,.4f}"
 
 
 def main() -> None:
     """Run the benchmarks one after another; print their table, and write it and its plot to docs/."""
     table = Table(*_HEADER)
-    table.add_row("catalogue", *_measured([CATALOGUE]).cells)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _proofs(table, folder)
-        _solvers(table)
-        _workers(table, folder)
-        points = _curve(table, folder)
+    table.add_row("catalogue", *_measured(_listed, Spec.from_table(CATALOGUE)).cells)
+    _proofs(table)
+    _solvers(table)
+    _workers(table)
+    points = _curve(table)
     Console().print(table)
     write_atomically("docs/cost.svg", _plot(points))
-    document = Path("docs/decomposition.md")
     columns = [list(column.cells) for column in table.columns]
-    text = insert(
-        document.read_text(encoding="utf-8"), "bench", markdown(_HEADER, zip(*columns, strict=True)), str(document)
-    )
-    write_atomically(document, text.encode())
+    rows = zip(*columns, strict=True)
+    markdown.rewrite(Path("docs/decomposition.md"), bench=markdown.table(_HEADER, rows))
 
 
-def _proofs(table: Table, folder: Path) -> None:
-    specs = [_spec("models/toy/spec.toml"), *(_written(Spec.from_table(c), folder) for c in (BOTTLENECK, INVERTED))]
-    for spec in specs:
-        design = folder / "design.json"
-        _solved(spec, "--out", str(design))
-        table.add_row(f"exhaustion, {Spec.load(spec).name}", *_measured([_EXHAUST, str(spec), str(design)]).cells)
+def _proofs(table: Table) -> None:
+    for spec in (_spec("toy/spec"), Spec.from_table(BOTTLENECK), Spec.from_table(INVERTED)):
+        design = _solved(spec).found
+        table.add_row(f"exhaustion, {spec.name}", *_measured(_proven, (spec, design)).cells)
 
 
 def _solvers(table: Table) -> None:
     """HiGHS alone and after the reduction against the decomposition, to 1e-6, on the grids that one MILP handles."""
     for name in _COARSE:
-        spec = _spec(f"models/coarse/{name}.toml")
+        spec = _spec(f"coarse/{name}")
         runs = {
-            solver: _solved(spec, "--solver", solver, "--time-limit", _PATIENCE)
+            solver: _solved(spec, solver, time_limit=_PATIENCE)
             for solver in ("decomposition", "highs", "highs-monolithic")
         }
         for solver, run in runs.items():
             ratio = run.seconds / runs["decomposition"].seconds
-            table.add_row(f"coarse {name}, {solver}", *run.cells[:2], f"{run.line} ({ratio:.2f} x the decomposition)")
+            table.add_row(f"coarse {name}, {solver}", *run.cells[:2], f"{run} ({ratio:.2f} x the decomposition)")
 
 
-def _workers(table: Table, folder: Path) -> None:
-    """The grid of design.md section 4, 25 x 31 widths, which HiGHS alone does not solve, with one worker and two."""
-    base = Spec.load(_spec("models/coarse/deepmad-r18.toml"))
-    channels = _multiples(32, 2048, 25)
-    spec = _written(_on_grid(base, channels, tuple(range(16, 257, 8))), folder)
-    runs = [_solved(spec, "--solver", "decomposition", threads=threads) for threads in (1, 2)]
+def _workers(table: Table) -> None:
+    """A grid of 25 x 31 widths, which HiGHS alone does not solve, with one worker and two."""
+    spec = _on_grid(_spec("coarse/deepmad-r18"), _multiples(32, 2048, 25), tuple(range(16, 257, 8)))
+    runs = [_solved(spec, "decomposition", threads=threads) for threads in (1, 2)]
     for number, run in enumerate(runs, start=1):
         table.add_row(f"25 x 31 widths, {number} of two workers", *run.cells)
     table.add_row("", f"{runs[0].seconds / runs[1].seconds:.2f}", "", "times as fast with two")
 
 
-def _curve(table: Table, folder: Path) -> dict[str, list[tuple[int, Measured]]]:
+def _curve(table: Table) -> dict[str, list[tuple[int, Measured]]]:
     """The decomposition to 1e-4, and HiGHS where it may, on ever finer grids."""
-    base = Spec.load(_spec("models/deepmad-r18/spec.toml"))
+    base = _spec("deepmad-r18/spec")
     points: dict[str, list[tuple[int, Measured]]] = {"decomposition": [], "highs": []}
     for number in _CURVE:
-        grid = _on_grid(base, _multiples(32, 2048, number), _multiples(16, 512, number))
-        spec, options = _written(grid, folder), raw_options(grid)
+        spec = _on_grid(base, _multiples(32, 2048, number), _multiples(16, 512, number))
+        options = catalogue.raw_options(spec)
         for solver, found in points.items():
             if solver == "highs" and options > _LARGEST_MILP:
                 continue
-            run = _solved(spec, "--solver", solver, "--gap", "1e-4", "--time-limit", _PATIENCE)
+            run = _solved(spec, solver, gap=1e-4, time_limit=_PATIENCE)
             found.append((options, run))
             table.add_row(f"{options:,} options, {solver}", *run.cells)
     return points
@@ -235,38 +219,47 @@ def _on_grid(base: Spec, channels: Domain, mid: Domain) -> Spec:
     return dataclasses.replace(base, name=name, stem=stem, stages=stages, sha256="")
 
 
-def _written(spec: Spec, folder: Path) -> Path:
-    path = folder / f"{spec.name}.toml"
-    path.write_text(spec.to_toml(), encoding="utf-8")
-    return path
+def _spec(name: str) -> Spec:
+    return Spec.load(f"models/{name}.toml")
 
 
-def _spec(name: str) -> Path:
-    path = resource(name)
-    if path is None:
-        raise InternalError(f"{name} is missing from the installation")
-    return path
+def _solved(spec: Spec, solver: str | None = None, **settings: Any) -> Measured:
+    return _measured(_solve, (spec, solver, {"threads": 2, **settings}))
 
 
-def _solved(spec: Path, *options: str, threads: int = 2) -> Measured:
-    return _measured([_SOLVE, "solve", str(spec), *options, "--threads", str(threads), "--quiet"])
+def _measured(function: Callable[[Any, Parent], None], argument: Any) -> Measured:
+    """What a function sends from a process of its own, and what that takes from its start to its end."""
+    began = time.perf_counter()
+    with started(function, argument) as process:
+        try:
+            found = process.receive()
+        except EOFError:
+            raise InternalError("a benchmark ended without a result") from None
+        usage = process.end()
+    return Measured(time.perf_counter() - began, usage.memory / 1e6, found)
 
 
-def _measured(arguments: list[str]) -> Measured:
-    """Run a program in a process of its own; a solve may end unproven."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "output"
-        with output.open("wb") as stream:
-            began = time.perf_counter()
-            process = subprocess.Popen([sys.executable, "-c", *arguments], stdout=stream)
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - began
-        if os.waitstatus_to_exitcode(status) not in (0, 3):
-            raise InternalError(f"a benchmark ended with status {status}")
-        printed = [line for line in output.read_text().splitlines() if line.strip()]
-    result = next((line for line in printed if "proven" in line), printed[-1])
-    return Measured(seconds, usage.ru_maxrss / 1024, result.split(", out of")[0])
+def _listed(spec: Spec, parent: Parent) -> None:
+    parent.send(f"{catalogue.raw_options(spec):,} options, {len(catalogue.build(spec)):,} undominated")
+
+
+def _proven(task: tuple[Spec, Design], parent: Parent) -> None:
+    proof = prove(*task)
+    found = proof.exhaustion
+    if found is None:
+        raise InternalError("a benchmark's space is too large for exhaustion")
+    verdict = "; ".join([*audit(*task), *proof.reasons]) or "proven"
+    rate = found.architectures / found.seconds / 1e6
+    parent.send(f"{verdict}: {found.architectures:,} architectures, {rate:,.1f} million a second")
+
+
+def _solve(task: tuple[Spec, str | None, dict[str, Any]], parent: Parent) -> None:
+    spec, solver, settings = task
+    parent.send(solve(spec, profile=None if solver is None else Profile.load(solver), **settings))
 
 
 if __name__ == "__main__":
-    main()
+    # The other processes know this module's functions by its name.
+    from tools import bench
+
+    bench.main()

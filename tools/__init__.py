@@ -1,0 +1,1 @@
+"""What only this repository needs: its tables, its pictures, its benchmarks. ``python -m tools.NAME``."""
