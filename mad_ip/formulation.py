@@ -44,15 +44,10 @@ class Formulation:
     ``window`` holds the attainable spreads to model; ``None`` leaves the depth penalty out (beta = 0).
     """
 
-    def __init__(self, catalogue: Catalogue, window: Window | None, *, least_spread: bool = False) -> None:
-        """``least_spread`` replaces the objective by the spread of the depths, to be as small as possible."""
+    def __init__(self, catalogue: Catalogue, window: Window | None) -> None:
         self.catalogue = catalogue
         self.window = window
         self.model = self._build()
-        if least_spread:
-            self.model.score.deactivate()
-            spread = self.model.w.values()
-            self.model.least_spread = pyo.Objective(expr=_linear((w, -1.0) for w in spread), sense=pyo.maximize)
 
     def _build(self) -> pyo.ConcreteModel:
         catalogue = self.catalogue

@@ -1,4 +1,4 @@
-"""From a spec to a certified design: catalogue, first incumbent, reduction, MILP, decoding, exact checks.
+"""From a spec to a certified design: branch and bound, the MILP of what survives, decoding, exact checks.
 
 Nothing a solver says is taken on trust: the design is decoded and re-measured from its layers, budgets are checked in
 exact integers, and ``optimal`` is said only when bound and recomputed score are within the asked gap.
@@ -17,16 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import catalogue as catalogues
-from mad_ip import depths, entropy, paths, search
-from mad_ip.backends import Limits, Profile, Progress, compile_model, load_backend, solve_apart
+from mad_ip import decomposition, depths, paths
+from mad_ip.backends import (
+    Findings,
+    Limits,
+    Profile,
+    Progress,
+    Search,
+    compile_model,
+    load_backend,
+    solve_apart,
+)
 from mad_ip.catalogue import Catalogue, Floats, raw_options
+from mad_ip.decomposition import Found
+from mad_ip.decomposition.least import least
 from mad_ip.depths import Window
 from mad_ip.design import Certificate, Design, relative_gap, violations
 from mad_ip.errors import InputError, InternalError, MadIpError
-from mad_ip.reduction import reduce
-from mad_ip.spec import Budget, Spec
+from mad_ip.lagrangian.workers import threads as thread_pool
+from mad_ip.spec import Budget, Objective, Path, Spec
 
-__all__ = ["InfeasibleError", "NoDesignError", "Report", "choices", "decode", "rank", "solve"]
+__all__ = ["InfeasibleError", "Model", "NoDesignError", "Report", "choices", "rank", "solve"]
 
 _SCORE_TOLERANCE = 1e-6
 """Largest relative difference between a solver's objective and the recomputed score."""
@@ -40,22 +51,20 @@ _CUTOFF = 1e-9
 _SOLVER_GAP = 1e-3
 """The solver's gap as a share of the asked one: designs closer than that would be picked arbitrarily."""
 
-_REDUCE_ABOVE = 100
-"""Options up to which the MILP alone is as fast as with a reduction before it."""
-
-_CATALOGUE_LIMIT = 5_000_000
-"""Options before dominance up to which a catalogue is made: some 400 MB."""
-
 _EXACT = 1e-6
-"""A gap up to which the decomposition, like a solver, is asked for a smaller one."""
+"""A gap up to which nothing is dropped that comes near to the incumbent, and a solver is asked for a smaller one."""
 
-_FEASIBILITY_BOXES = 40
-"""Boxes of depths looked at before the MILP decides whether a spec is feasible."""
+_FEW = 40
+"""Options that may survive in a box that is left to the solver."""
+
+_BOXES = 20_000
+"""Boxes after which the solver takes over those that are left."""
+
+_LISTED = 100_000
+"""Options that survive, up to which a solver is given them."""
 
 _EXPLANATION = 60.0
 """Seconds spent on naming the fewest budgets that conflict, once a spec is known to be infeasible."""
-
-Path = tuple[int, ...]
 
 
 class InfeasibleError(MadIpError):
@@ -71,13 +80,31 @@ class NoDesignError(MadIpError):
 
 
 @dataclass(frozen=True)
+class Model:
+    """What was left for the solver: options before dominance and surviving, rows and columns, and the bound without it.
+
+    ``bound`` holds for all designs that are not among the options that survive.
+    """
+
+    options: int
+    surviving: int
+    rows: int
+    columns: int
+    bound: float
+
+
+@dataclass(frozen=True)
 class Report:
-    """How far a solve is: ``phase`` in words, the best score, the upper bound on it, seconds since the start."""
+    """How far a solve is: ``phase`` in words, the best score, the upper bound on it, seconds since the start.
+
+    ``model`` is what the solver is given, once it is known.
+    """
 
     phase: str
     score: float
     bound: float
     seconds: float
+    model: Model | None = None
 
     @property
     def gap(self) -> float:
@@ -98,18 +125,15 @@ def solve(
 ) -> Design:
     """The best design of a spec with its certificate.
 
-    Without a ``profile`` HiGHS solves, or the decomposition where the options are too many to list.
-    ``gap`` is relative to the score, ``time_limit`` in seconds; ``interrupted`` is asked now and then whether to stop.
-    The certificate's status is ``optimal`` when the bound is within ``gap`` of the recomputed score, ``feasible``
-    otherwise.
+    Without a ``profile`` HiGHS solves what survives branch and bound. ``gap`` is relative to the score, ``time_limit`` in
+    seconds; ``interrupted`` is asked now and then, by any thread, whether to stop. The certificate's status is
+    ``optimal`` when the bound is within ``gap`` of the recomputed score, ``feasible`` otherwise.
 
     Raises :class:`InfeasibleError` when no design meets the budgets, :class:`NoDesignError` when it had to stop before
     one was found, :class:`mad_ip.errors.InputError` on a bad profile, :class:`InternalError` when a solver's claim
     does not hold.
     """
-    if profile is None:
-        profile = Profile("decomposition" if raw_options(spec) > _CATALOGUE_LIMIT else "highs")
-    return _Solve(spec, profile, time_limit, gap, threads, seed, watch, interrupted).run()
+    return _Solve(spec, profile or Profile(), time_limit, gap, threads, seed, watch, interrupted).run()
 
 
 def rank(
@@ -131,20 +155,11 @@ def rank(
     of another backend.
     """
     profile = profile or Profile("decomposition")
-    if load_backend(profile).takes != "spec":
+    if profile.backend != "decomposition":
         raise InputError(f"--top: only the decomposition ranks designs, which the backend {profile.backend!r} is not")
     found = _Solve(spec, profile, time_limit, gap, threads, seed, watch, interrupted, top)
     found.run()
     return found.ranking()
-
-
-def decode(catalogue: Catalogue, path: Sequence[int]) -> Design:
-    """The design that takes option ``path[s]`` of every segment s, measured from its layers."""
-    chosen = []
-    for segment, option in zip(catalogue.segments, path, strict=True):
-        c, mid, kernel, depth = (int(getattr(segment, key)[option]) for key in ("c", "mid", "kernel", "depth"))
-        chosen.append((c, mid, kernel, depth))
-    return Design.chosen(catalogue.spec, chosen)
 
 
 class _Solve:
@@ -167,107 +182,175 @@ class _Solve:
         self.time_limit = time_limit
         self.watch, self.interrupted, self.top = watch, interrupted, top
         self.backend = load_backend(profile)
-        self.design: Design | None = None
-        self.others: list[Design] = []
+        self.ranked: tuple[Design, ...] = ()
         self.bound = math.inf
-        self.options = 0
-        self.phase = "catalogue"
+        self.model: Model | None = None
+        self.options = raw_options(spec)
+        self.phase = "branch and bound"
 
     def run(self) -> Design:
+        catalogues.check_range(self.spec)
         self._report()
-        if self.backend.takes == "spec":
-            return self._decompose()
-        everything = catalogues.build(self.spec)
-        self.options = len(everything)
-        catalogue = paths.within_budgets(everything)
-        if catalogue.is_empty:
-            raise InfeasibleError(explain(self.spec, self.profile, self.stopped))
-        if self.backend.takes == "catalogue":
-            self._search(everything, catalogue)
-            return self._certified()
-        self.phase = "first incumbent"
-        self._report()
-        path = search.first_incumbent(catalogue, self.seed, self.stopped)
-        if path is None:
-            found = self._least_spread(catalogue)
-            if found is None and self.stopped():
-                raise NoDesignError("stopped before any design that meets the budgets was found")
-            if found is None:
-                raise InfeasibleError(explain(self.spec, self.profile, self.stopped))
-            path = found[0]
-        self._accept(decode(catalogue, path))
-        self._improve(catalogue, path)
-        return self._certified()
-
-    def _decompose(self) -> Design:
-        """Let the decomposition solve the spec by itself; no catalogue is made.
-
-        ``self.bound`` holds for all designs but the ranked ones.
-        """
-        spec = self.spec
-        self.phase = self.backend.name
-        self._report()
-        self.options = raw_options(spec)
-        segments = 1 + len(spec.stages) + (spec.tail is not None)
-
-        def take(values: Floats) -> None:
-            paths = values.astype(int).reshape(-1, segments, 4).tolist()
-            best, *others = [Design.chosen(spec, [(c, m, k, depth) for c, m, k, depth in path]) for path in paths]
-            self._accept(best)
-            for design in others:
-                self._check(design)
-            self.others = others
-
-        def follow(progress: Progress) -> bool:
-            self.bound = min(self.bound, progress.bound)
-            if progress.values is not None:
-                take(progress.values)
-            self._report()
-            return self.stopped()
-
-        gap = self.gap * _SOLVER_GAP if self.gap <= _EXACT else self.gap
-        limits = Limits(gap, self.time_limit - self._elapsed(), self.threads, self.seed, self.top)
-        outcome = solve_apart(self.profile, spec, limits, follow)
-        if outcome.status == "infeasible":
-            raise InfeasibleError(explain(spec, Profile(), self.stopped))
-        if outcome.values is not None:
-            take(outcome.values)
-        if self.design is None:
-            raise NoDesignError("stopped before any design that meets the budgets was found")
-        last = [self.design, *self.others][-1].metrics.score
-        # With fewer designs than asked for, there is none but those.
-        full = len(self.others) + 1 == self.top
-        if full:
-            self._contradict(outcome.bound, last)
-        self.bound = min(self.bound, max(outcome.bound, last) if full else outcome.bound)
-        return self._certified()
+        if isinstance(self.backend, Search):
+            self._search(self.backend)
+        elif self.profile.reduction:
+            self._reduce()
+        else:
+            self._monolithic()
+        return self._certified(self.ranked[0])
 
     def ranking(self) -> tuple[Design, ...]:
         """The designs found, the best first, after :meth:`run`."""
-        assert self.design is not None
-        return tuple(self._certified(design) for design in (self.design, *self.others))
+        return tuple(map(self._certified, self.ranked))
 
-    def _search(self, everything: Catalogue, catalogue: Catalogue) -> None:
-        """Let a backend that knows the catalogue find designs by itself, with no help but a bound."""
-        self.phase = self.backend.name
-        self.bound = _entropy_bound(catalogue) - self.spec.objective.depth_penalty
-        self._report()
+    def _search(self, backend: Search) -> None:
+        """Let a backend find designs by itself; ``self.bound`` holds for all but the ranked ones."""
+        self.phase = backend.name
+        self.bound = decomposition.crude_bound(self.spec) - self.spec.objective.depth_penalty
+        gap = self.gap * _SOLVER_GAP if self.gap <= _EXACT else self.gap
+        seconds = self.time_limit - self._elapsed()
 
-        def follow(progress: Progress) -> bool:
-            if progress.values is not None:
-                self._accept(decode(catalogue, progress.values.astype(int).tolist()))
+        def follow(findings: Findings) -> bool:
+            self._take(findings.bound, findings.paths)
             return self.stopped()
 
-        limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
-        outcome = solve_apart(self.profile, catalogue, limits, follow)
-        if outcome.status == "infeasible":
-            raise InfeasibleError(explain(self.spec, self.profile, self.stopped))
-        if outcome.values is not None:
-            self._accept(decode(catalogue, outcome.values.astype(int).tolist()))
-        if self.design is None:
-            raise NoDesignError("stopped before any design that meets the budgets was found")
-        self._contradict(outcome.bound)
-        self.bound = min(self.bound, max(outcome.bound, self._score))
+        findings = backend.solve(self.spec, Limits(gap, seconds, self.threads, self.seed, self.top), follow)
+        if findings.status == "infeasible":
+            raise InfeasibleError(explain(self.spec, self.stopped))
+        self._take(findings.bound, findings.paths)
+        self._require_design()
+        # With fewer designs than asked for, there is none but those.
+        if len(self.ranked) == self.top:
+            last = self.ranked[-1].metrics.score
+            self._contradict(findings.bound, last)
+            self.bound = max(self.bound, last)
+
+    def _reduce(self) -> None:
+        """Branch until what survives is little, and let the solver have the last word on that.
+
+        Where the gap asked for leaves room the tree ends by itself, and what survives near the incumbent is a check.
+        """
+        gap = -_CUTOFF if self.gap <= _EXACT else self.gap
+        found = self._branch(gap)
+        if not found.paths and found.survivors is not None and not self.stopped():
+            # Neither a design nor a proof that there is none: any will do.
+            spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
+            self._branch_and_cut(catalogues.listed(spec, found.survivors.options), found.dropped)
+            found = self._branch(gap) if self.ranked else dataclasses.replace(found, bound=-math.inf)
+        if not found.paths and found.bound == -math.inf:
+            raise InfeasibleError(explain(self.spec, self.stopped))
+        self._require_design()
+        left = found.survivors
+        if left is not None and len(left) <= _LISTED and not self.stopped():
+            left = left.holding(self.ranked[0].path, self.spec.input.channels)
+            self._branch_and_cut(catalogues.listed(self.spec, left.options), found.dropped)
+
+    def _monolithic(self) -> None:
+        """Give the solver all undominated options, and the start that it would have otherwise."""
+        self.phase = "catalogue"
+        self._report()
+        everything = catalogues.build(self.spec)
+        self.options = len(everything)
+        catalogue = paths.within_budgets(everything)
+        found = self._branch(0.0, most=0) if not catalogue.is_empty else None
+        if found is None or (not found.paths and found.bound == -math.inf):
+            raise InfeasibleError(explain(self.spec, self.stopped))
+        self._require_design()
+        if not self.stopped():
+            self._branch_and_cut(catalogue, -math.inf)
+
+    def _branch(self, gap: float, *, most: float = _BOXES) -> Found:
+        """Branch and bound without a solver, from the best design known."""
+        self.phase = "branch and bound"
+
+        def follow(found: Found) -> bool:
+            self._take(found.bound, found.paths)
+            return self.stopped()
+
+        with thread_pool(self.threads) as workers:
+            found = decomposition.optimise(
+                self.spec,
+                workers,
+                gap=gap,
+                seconds=self.time_limit - self._elapsed(),
+                seed=self.seed,
+                few=_FEW,
+                most=most,
+                starts=[design.path for design in self.ranked],
+                watch=follow,
+                stop=self.stopped,
+            )
+        follow(found)
+        return found
+
+    def _branch_and_cut(self, catalogue: Catalogue, dropped: float) -> None:
+        """Solve the MILP of a catalogue; ``dropped`` bounds what is not in it.
+
+        What it returns is decoded and checked, and excluded when it misses a budget.
+        """
+        from mad_ip.formulation import Formulation
+
+        self.phase = self.backend.name
+        catalogue = catalogue.keep([np.ones(len(options), bool) for options in catalogue.segments])
+        if catalogue.is_empty:
+            return
+        formulation = Formulation(catalogue, self._window(catalogue))
+        while True:
+            if self.ranked:
+                formulation.assign(catalogue.chosen(self.ranked[0].path))
+            problem, columns = compile_model(formulation.model, start=bool(self.ranked))
+            problem = dataclasses.replace(problem, choices=choices(formulation.model, columns))
+            self.model = Model(self.options, len(catalogue), *problem.shape, max(dropped, self._score))
+            self._report()
+
+            def decoded(values: Floats, columns: list[Any] = columns) -> Design:
+                return Design.chosen(self.spec, catalogue.path(formulation.path(columns, values.tolist())))
+
+            def follow(progress: Progress) -> bool:
+                self._lower(max(progress.bound, dropped))
+                if progress.values is not None:
+                    design = decoded(progress.values)
+                    # A solver's tolerance may let a design pass that misses a budget; the end of the solve excludes it.
+                    if not violations(self.spec, design):
+                        self._accept(design)
+                return self.stopped()
+
+            limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
+            outcome = solve_apart(self.profile, problem, limits, follow)
+            # The bound of an infeasible problem is -inf; every incumbent is a path of the formulation.
+            self._contradict(max(outcome.bound, dropped), self._score)
+            self._lower(max(outcome.bound, dropped))
+            if outcome.values is None:
+                # Nothing was found: the incumbent stands.
+                return
+            design = decoded(outcome.values)
+            if not violations(self.spec, design):
+                _compare(
+                    problem.objective(outcome.values), design.measure(catalogue.spec.objective.depth_penalty).score
+                )
+                self._accept(design)
+                self._contradict(max(outcome.bound, dropped), self._score)
+                return
+            if outcome.status == "stopped":
+                return
+            formulation.exclude(formulation.path(columns, outcome.values.tolist()))
+
+    def _window(self, catalogue: Catalogue) -> Window | None:
+        """The spreads of depths that a design at least as good as the incumbent can have.
+
+        ``H - beta Q >= score`` and ``H <= entropy_bound`` bound Q.
+        """
+        spec = catalogue.spec
+        beta = spec.objective.depth_penalty
+        if beta == 0:
+            return None
+        penalised = [options for options in catalogue.segments if options.segment.penalised]
+        spreads = depths.attainable_spreads([tuple(np.unique(options.depth).tolist()) for options in penalised])
+        window = Window(spreads, len(penalised), spec.convention)
+        score = self._score
+        most = (_entropy_bound(catalogue) - score) / beta * (1 + _CUTOFF) + _CUTOFF
+        kept = tuple(s for s, q in zip(spreads, window.uniformities, strict=True) if q <= most)
+        return Window(kept, len(penalised), spec.convention)
 
     def stopped(self) -> bool:
         """Whether the time limit is passed or the user wants to stop."""
@@ -278,11 +361,28 @@ class _Solve:
 
     @property
     def _score(self) -> float:
-        return -math.inf if self.design is None else self.design.metrics.score
+        return self.ranked[0].metrics.score if self.ranked else -math.inf
 
     def _report(self) -> None:
         if self.watch is not None:
-            self.watch(Report(self.phase, self._score, max(self.bound, self._score), self._elapsed()))
+            bound = max(self.bound, self._score)
+            self.watch(Report(self.phase, self._score, bound, self._elapsed(), self.model))
+
+    def _lower(self, bound: float) -> None:
+        self.bound = min(self.bound, max(bound, self._score))
+        self._report()
+
+    def _take(self, bound: float, found: tuple[Path, ...]) -> None:
+        """What a search knows by now."""
+        known = {design.path: design for design in self.ranked}
+        designs = tuple(known.get(path) or Design.chosen(self.spec, path) for path in found)
+        for path, design in zip(found, designs, strict=True):
+            if path not in known:
+                self._check(design)
+        if designs:
+            self.ranked = designs
+        self.bound = min(self.bound, bound)
+        self._report()
 
     def _check(self, design: Design) -> None:
         """Raise :class:`InternalError` unless a decoded design is feasible in exact integers."""
@@ -294,15 +394,16 @@ class _Solve:
         """Take a design as the incumbent if it is better."""
         self._check(design)
         if design.metrics.score > self._score:
-            self.design = design
+            self.ranked = (design,)
         self._report()
 
-    def _certified(self, design: Design | None = None) -> Design:
-        """A design, by default the best, with its certificate."""
-        design = design or self.design
-        assert design is not None
+    def _require_design(self) -> None:
+        if not self.ranked:
+            raise NoDesignError("stopped before any design that meets the budgets was found")
+
+    def _certified(self, design: Design) -> Design:
+        """A design with its certificate."""
         score = design.metrics.score
-        # The reduction computes with NumPy numbers.
         bound = float(max(self.bound, score))
         gap = relative_gap(score, bound)
         proven = gap <= self.gap or bound - score <= _PRECISION * max(100.0, abs(score))
@@ -318,115 +419,13 @@ class _Solve:
         )
         return dataclasses.replace(design, certificate=certificate)
 
-    def _improve(self, catalogue: Catalogue, path: Path) -> None:
-        """Reduce the catalogue to what may beat the incumbent and solve the rest exactly."""
-        assert self.design is not None
-        self.phase = "reduction"
-        whole = _entropy_bound(catalogue)
-        least = 0
-        if self.design.metrics.depth_penalty > whole:
-            # Coefficients of exp(V) would dwarf the entropy: start the window at the least spread there is.
-            path, least = self._least_spread(catalogue) or (path, 0)
-            self._accept(decode(catalogue, path))
-        self.bound = whole - self.spec.objective.depth_penalty
-        self._report()
-        window = self._window(whole, least)
-        cutoff = self._score - _CUTOFF * abs(self._score)
-
-        def follow(bound: float) -> bool:
-            self.bound = min(self.bound, max(bound, self._score))
-            self._report()
-            return self.stopped()
-
-        if self.profile.reduction and len(catalogue) > _REDUCE_ABOVE:
-            reduction = reduce(catalogue, window, cutoff, watch=follow)
-            self.bound = min(self.bound, max(reduction.bound, self._score))
-            # The incumbent's own options pass the cutoff up to rounding; they are the start, whatever their bound says.
-            for mask, option in zip(reduction.masks, path, strict=True):
-                mask[option] = True
-            masks = catalogue.linked(reduction.masks)
-            catalogue = catalogue.keep(masks)
-            path = tuple(int(np.count_nonzero(mask[:option])) for mask, option in zip(masks, path, strict=True))
-        if not self.stopped():
-            self._branch_and_cut(catalogue, window, path)
-
-    def _window(self, entropy_bound: float, least: int) -> Window | None:
-        """The spreads of depths that a design at least as good as the incumbent can have.
-
-        ``H - beta Q >= score`` and ``H <= entropy_bound`` bound Q; no design has a spread below ``least``.
-        """
-        spec = self.spec
-        beta = spec.objective.depth_penalty
-        if beta == 0:
-            return None
-        domains = [stage.depth for stage in spec.stages][spec.penalised]
-        most = (entropy_bound - self._score) / beta * (1 + _CUTOFF)
-        spreads = depths.attainable_spreads(domains)
-        window = Window(spreads, len(domains), spec.convention)
-        kept = [s for s, q in zip(spreads, window.uniformities, strict=True) if s >= least and q <= most]
-        return Window(tuple(kept), len(domains), spec.convention)
-
-    def _branch_and_cut(self, catalogue: Catalogue, window: Window | None, start: Path) -> None:
-        """Solve the MILP; what it returns is decoded and checked, and excluded when it misses a budget."""
-        from mad_ip.formulation import Formulation
-
-        self.phase = self.backend.name
-        formulation = Formulation(catalogue, window)
-        floor = self._score
-        while True:
-            formulation.assign(start)
-            problem, columns = compile_model(formulation.model, start=True)
-            problem = dataclasses.replace(problem, choices=choices(formulation.model, columns))
-
-            def follow(progress: Progress, columns: list[Any] = columns) -> bool:
-                self.bound = min(self.bound, max(progress.bound, floor))
-                self._report()
-                if progress.values is not None:
-                    design = decode(catalogue, formulation.path(columns, progress.values.tolist()))
-                    # A solver's tolerance may let a design pass that misses a budget; the end of the solve excludes it.
-                    if not violations(self.spec, design):
-                        self._accept(design)
-                return self.stopped()
-
-            limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
-            outcome = solve_apart(self.profile, problem, limits, follow)
-            # The bound of an infeasible problem is -inf; every incumbent is a path of the formulation.
-            self._contradict(outcome.bound)
-            self.bound = min(self.bound, max(outcome.bound, floor))
-            if outcome.values is None:
-                # Nothing was found: the incumbent stands.
-                return
-            path = formulation.path(columns, outcome.values.tolist())
-            design = decode(catalogue, path)
-            if not violations(self.spec, design):
-                _compare(problem.objective(outcome.values), design)
-                self._accept(design)
-                self._contradict(outcome.bound)
-                return
-            if outcome.status == "stopped":
-                return
-            formulation.exclude(path)
-
-    def _contradict(self, bound: float, score: float | None = None) -> None:
-        """Raise :class:`InternalError` when a claimed bound is below the score of a design at hand, the best's."""
-        score = self._score if score is None else score
+    def _contradict(self, bound: float, score: float) -> None:
+        """Raise :class:`InternalError` when a claimed bound is below the score of a design at hand."""
         if bound < score - _SCORE_TOLERANCE * max(1.0, abs(score)):
             raise InternalError(f"the solver's bound {bound!r} is below the score {score!r} of a design")
 
-    def _least_spread(self, catalogue: Catalogue) -> tuple[Path, int] | None:
-        """A feasible path with the least spread of depths and that spread (0 if unproven); ``None`` without one."""
-        self.phase = "feasibility"
-        self._report()
-        try:
-            return least_spread(catalogue, self.profile, self.stopped)
-        except NoDesignError:
-            if self.design is None:
-                raise
-            return None
 
-
-def _compare(objective: float, design: Design) -> None:
-    score = design.metrics.score
+def _compare(objective: float, score: float) -> None:
     if abs(objective - score) > _SCORE_TOLERANCE * max(1.0, abs(score)):
         raise InternalError(
             f"the solver's objective {objective!r} is not the score {score!r} recomputed from the decoded network"
@@ -448,87 +447,25 @@ def _entropy_bound(catalogue: Catalogue) -> float:
     """An upper bound on the entropy: at every segment's end the largest gain times the largest log-width."""
     _, high = paths.carried_bounds(catalogue)
     total = 0.0
-    for s, segment in enumerate(catalogue.segments):
-        after = high[s][segment.pair] + segment.log_width
-        total += float(np.max(segment.gain[segment.pair_node][segment.pair] * after))
+    for s, options in enumerate(catalogue.segments):
+        after = high[s][options.pair] + options.log_width
+        total += float(np.max(options.gain[options.pair_node][options.pair] * after))
     return total
 
 
-def least_spread(
-    catalogue: Catalogue, profile: Profile, stopped: Callable[[], bool] = lambda: False
-) -> tuple[Path, int] | None:
-    """A path that meets all budgets with the least ``n^2 Var`` of depths, and that spread; ``None`` without one.
-
-    The spread is 0 when it is not proven to be the least.
-    """
-    from mad_ip.formulation import Formulation
-
-    if catalogue.is_empty:
-        return None
-    if load_backend(profile).takes != "matrix":
-        profile = Profile()
-    spec = catalogue.spec
-    masks = [np.ones(len(segment), bool) for segment in catalogue.segments]
-    if len(catalogue) > _REDUCE_ABOVE:
-        # Entropies are not negative: what cannot pass -1 cannot be feasible.
-        reduction = reduce(catalogue, None, -1.0, boxes=_FEASIBILITY_BOXES, watch=lambda _: stopped())
-        masks = catalogue.linked(reduction.masks)
-    reduced = catalogue.keep(masks)
-    if reduced.is_empty or stopped():
-        return None
-    domains = [stage.depth for stage in spec.stages][spec.penalised]
-    window = Window(depths.attainable_spreads(domains), len(domains), "tinynas")
-    formulation = Formulation(reduced, window, least_spread=True)
-    while True:
-        problem, columns = compile_model(formulation.model, start=False)
-        outcome = solve_apart(profile, problem, Limits(0.0), lambda _: stopped())
-        if outcome.values is None:
-            if outcome.status != "infeasible" and not stopped():
-                raise NoDesignError("the solver stopped before it found a design or proved that there is none")
-            return None
-        path = formulation.path(columns, outcome.values.tolist())
-        if not violations(spec, decode(reduced, path)):
-            kept = [np.flatnonzero(mask) for mask in masks]
-            spread = entropy.spread(
-                [int(s.depth[o]) for s, o in zip(reduced.stages, path[1:], strict=False)][spec.penalised]
-            )
-            original = tuple(int(index[option]) for index, option in zip(kept, path, strict=True))
-            return original, spread if outcome.status == "optimal" else 0
-        formulation.exclude(path)
-
-
-def explain(spec: Spec, profile: Profile, stopped: Callable[[], bool] = lambda: False) -> str:
+def explain(spec: Spec, stopped: Callable[[], bool] = lambda: False) -> str:
     """Which budgets conflict, and the smallest reachable value of each on its own, in one sentence.
 
     The conflict is made as small as :data:`_EXPLANATION` seconds allow.
     """
     end = time.perf_counter() + _EXPLANATION
-    if raw_options(spec) <= _CATALOGUE_LIMIT:
-        everything = catalogues.build(spec)
-
-        def smallest(budget: str) -> float:
-            if budget == "effectiveness":
-                return paths.smallest_effectiveness(everything)
-            return paths.least(everything, budget)
-
-        def unreachable(relaxed: Spec) -> bool:
-            return _unreachable(dataclasses.replace(everything, spec=relaxed), profile, tired)
-    else:
-        from mad_ip import decomposition
-        from mad_ip.decomposition.least import least as least_of
-
-        def smallest(budget: str) -> float:
-            return least_of(spec, budget)
-
-        def unreachable(relaxed: Spec) -> bool:
-            return decomposition.unreachable(relaxed, end - time.perf_counter(), tired)
 
     def tired() -> bool:
         return stopped() or time.perf_counter() > end
 
-    limits = {key: value for key, value in dataclasses.asdict(spec.budget).items() if value is not None}
-    least = {key: smallest(key) for key in limits}
-    conflict = [key for key, limit in limits.items() if least[key] > limit]
+    limits = spec.budget.given
+    reachable = {key: least(spec, key) for key in limits}
+    conflict = [key for key, limit in limits.items() if reachable[key] > limit]
     if not conflict:
         conflict = list(limits)
         for key in limits:
@@ -536,25 +473,13 @@ def explain(spec: Spec, profile: Profile, stopped: Callable[[], bool] = lambda: 
             # One budget alone is reachable, as its smallest value shows.
             if len(fewer) > 1 and not tired():
                 budget = Budget(**{other: limits[other] for other in fewer})
-                if unreachable(dataclasses.replace(spec, budget=budget)):
+                relaxed = dataclasses.replace(spec, budget=budget, sha256="")
+                if decomposition.unreachable(relaxed, end - time.perf_counter(), tired):
                     conflict = fewer
-    reachable = ", ".join(f"{key} {_number(least[key])} (budget {_number(limits[key])})" for key in limits)
+    values = ", ".join(f"{key} {_number(reachable[key])} (budget {_number(limits[key])})" for key in limits)
     which = " and ".join(f"budget.{key}" for key in conflict)
     verb = "cannot be met" if len(conflict) == 1 else "cannot be met together"
-    return f"{spec.source}: infeasible: {which} {verb}; the smallest reachable value of each alone is {reachable}"
-
-
-def _unreachable(everything: Catalogue, profile: Profile, stopped: Callable[[], bool]) -> bool:
-    """Whether it is proven that no design of a catalogue meets the budgets of its spec."""
-    catalogue = paths.within_budgets(everything)
-    if catalogue.is_empty:
-        return True
-    if search.first_incumbent(catalogue, 0, stopped) is not None:
-        return False
-    try:
-        return least_spread(catalogue, profile, stopped) is None and not stopped()
-    except NoDesignError:
-        return False
+    return f"{spec.source}: infeasible: {which} {verb}; the smallest reachable value of each alone is {values}"
 
 
 def _number(value: float) -> str:

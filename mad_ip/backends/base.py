@@ -1,26 +1,30 @@
-"""The interface of a solver backend, and the compilation of the Pyomo model to matrices."""
+"""The interfaces of solver backends, and the compilation of the Pyomo model to matrices."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
 from mad_ip.errors import InputError
+from mad_ip.spec import Path, Spec
 
 __all__ = [
     "Backend",
+    "Findings",
     "Limits",
     "Outcome",
     "Problem",
     "Progress",
-    "Takes",
+    "Search",
+    "Solver",
     "Watch",
     "compile_model",
     "proven",
@@ -28,7 +32,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-Takes = Literal["matrix", "catalogue", "spec"]
+Status = Literal["optimal", "stopped", "infeasible"]
 
 
 @dataclass(frozen=True)
@@ -98,27 +102,53 @@ class Outcome:
     raised it, 0 for a solver of floating-point numbers.
     """
 
-    status: Literal["optimal", "stopped", "infeasible"]
+    status: Status
     bound: float
     values: Floats | None
     nodes: int
     rounding: float = 0.0
 
 
-class Backend(Protocol):
-    """A solver of compiled models (``takes`` a matrix: a :class:`Problem`) or of a :class:`Catalogue`.
+@dataclass(frozen=True)
+class Findings:
+    """What a search knows, while it runs (``stopped``) or at its end: the best paths, the best first, and ``bound`` on
+    the score of all designs that are not among them.
+    """
 
-    ``values`` are a point of the problem, or a path: the option taken in every segment of the catalogue. ``proves``
-    says whether the backend bounds the optimum at all.
+    status: Status
+    bound: float
+    paths: tuple[Path, ...]
+    nodes: int
+
+
+class Backend(ABC):
+    """What :class:`Solver` and :class:`Search` have in common; ``options`` are those of a profile, which ``source`` names.
+
+    ``proves`` says whether the backend bounds the optimum at all.
     """
 
     name: str
     version: str
-    takes: Takes
-    proves: bool
+    proves: bool = True
 
-    def solve(self, problem: Any, limits: Limits, watch: Watch) -> Outcome:
+    @abstractmethod
+    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None: ...
+
+
+class Solver(Backend):
+    """A solver of compiled models."""
+
+    @abstractmethod
+    def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
         """Solve within the limits; ``optimal`` only when proven within their gap."""
+
+
+class Search(Backend):
+    """A method that finds designs of a spec by itself."""
+
+    @abstractmethod
+    def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
+        """Search within the limits, until ``watch``, called now and then, returns True; ``optimal`` only when proven."""
 
 
 def proven(objective: float, bound: float, gap: float) -> bool:

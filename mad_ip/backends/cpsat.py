@@ -10,7 +10,7 @@ import numpy as np
 from ortools import __version__
 from ortools.sat.python import cp_model
 
-from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Takes, Watch, proven, unknown_option
+from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, proven, unknown_option
 from mad_ip.backends.integers import IntegerProblem, to_integers
 from mad_ip.errors import InputError, InternalError
 
@@ -20,12 +20,10 @@ _SAFETY = 1e-12
 """Relative error of writing an integer bound as a float."""
 
 
-class CpSat:
+class CpSat(Solver):
     """The CP-SAT solver of OR-Tools (Apache-2.0 licence)."""
 
     name = "cpsat"
-    takes: Takes = "matrix"
-    proves = True
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         self.options = dict(options)
@@ -33,7 +31,7 @@ class CpSat:
         self.version = str(__version__)
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
-        """Solve; see :class:`mad_ip.backends.base.Backend`.
+        """Solve; see :class:`mad_ip.backends.base.Solver`.
 
         Raises :class:`InputError` when CP-SAT refuses an option of the profile, :class:`InternalError` on an error.
         """

@@ -1,29 +1,25 @@
-"""Branch and bound on the Lagrangian program, coarse to fine: no MILP, no catalogue (mad_ip.decomposition)."""
+"""Branch and bound on the Lagrangian program: no MILP, no catalogue (mad_ip.decomposition)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from mad_ip import __version__
-from mad_ip.backends.base import Limits, Outcome, Progress, Takes, Watch, proven, unknown_option
-from mad_ip.decomposition import Found, Path, optimise
-from mad_ip.decomposition.workers import cluster, processes, serial
+from mad_ip.backends.base import Findings, Limits, Search, proven, unknown_option
+from mad_ip.decomposition import Found, optimise
 from mad_ip.errors import InputError
+from mad_ip.lagrangian.workers import cluster, threads
 from mad_ip.spec import Spec
 
 __all__ = ["Decomposition"]
 
 
-class Decomposition:
-    """``threads`` processes share the boxes; the option ``cluster`` is the address of a Dask scheduler instead."""
+class Decomposition(Search):
+    """``threads`` share the boxes; the option ``cluster`` is the address of a Dask scheduler whose workers do."""
 
     name = "decomposition"
-    takes: Takes = "spec"
-    proves = True
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         self.cluster: str | None = None
@@ -36,24 +32,9 @@ class Decomposition:
             self.cluster = value
         self.version = __version__
 
-    def solve(self, spec: Spec, limits: Limits, watch: Watch) -> Outcome:
-        """Solve; see :class:`mad_ip.backends.base.Backend`.
-
-        ``values`` are the choices of every segment of the ``limits.top`` best paths, flattened, the best path first;
-        ``bound`` holds for all designs but those.
-        """
-        shown: tuple[Path, ...] = ()
-
-        def follow(found: Found) -> bool:
-            nonlocal shown
-            new, shown = found.paths != shown, found.paths
-            return watch(Progress(found.bound, found.nodes, np.array(shown, float).ravel() if new else None))
-
-        if self.cluster is not None:
-            crew = cluster(self.cluster)
-        else:
-            crew = processes(limits.threads) if limits.threads > 1 else serial()
-        with crew as workers:
+    def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
+        """Solve; see :class:`mad_ip.backends.base.Search`. Gives the ``limits.top`` best paths."""
+        with threads(limits.threads) if self.cluster is None else cluster(self.cluster) as workers:
             found = optimise(
                 spec,
                 workers,
@@ -61,11 +42,13 @@ class Decomposition:
                 seconds=limits.seconds,
                 seed=limits.seed,
                 top=limits.top,
-                watch=follow,
+                watch=lambda found: watch(_findings(found)),
             )
-        if not found.paths:
-            infeasible = found.bound == -math.inf
-            return Outcome("infeasible" if infeasible else "stopped", found.bound, None, found.nodes)
-        values = np.array(found.paths, float).ravel()
-        closed = proven(found.last, found.bound, limits.gap)
-        return Outcome("optimal" if closed else "stopped", found.bound, values, found.nodes)
+        if not found.paths and found.bound == -math.inf:
+            return Findings("infeasible", found.bound, (), found.nodes)
+        closed = bool(found.paths) and proven(found.last, found.bound, limits.gap)
+        return Findings("optimal" if closed else "stopped", found.bound, found.paths, found.nodes)
+
+
+def _findings(found: Found) -> Findings:
+    return Findings("stopped", found.bound, found.paths, found.nodes)

@@ -1,22 +1,22 @@
-"""Every path of a catalogue, for small spaces: prefixes are extended in chunks and dropped where they miss a budget."""
+"""Every path of the undominated options, for small spaces: prefixes are extended in chunks, and dropped beyond a budget."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mad_ip import __version__, entropy
-from mad_ip.backends.base import Floats, Limits, Outcome, Progress, Takes, Watch, unknown_option
-from mad_ip.catalogue import Catalogue, Integers, Segment
+from mad_ip import __version__, catalogue, entropy, paths
+from mad_ip.backends.base import Findings, Floats, Limits, Search, unknown_option
+from mad_ip.catalogue import Catalogue, Integers, Options
 from mad_ip.errors import InputError
-from mad_ip.spec import Spec
+from mad_ip.spec import Path, Spec
 
 __all__ = ["Enumeration"]
 
@@ -27,12 +27,10 @@ _ROUNDING = 1e-12
 """Relative error of a score summed in another order than a design's own."""
 
 
-class Enumeration:
+class Enumeration(Search):
     """Exhaustive enumeration; its only option ``paths`` is the largest number of paths that it accepts."""
 
     name = "enumerate"
-    takes: Takes = "catalogue"
-    proves = True
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         self.source, self.paths = source, 10**9
@@ -45,43 +43,45 @@ class Enumeration:
             self.paths = value
         self.version = __version__
 
-    def solve(self, catalogue: Catalogue, limits: Limits, watch: Watch) -> Outcome:
-        """Enumerate; see :class:`mad_ip.backends.base.Backend`.
+    def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
+        """Enumerate; see :class:`mad_ip.backends.base.Search`.
 
         Raises :class:`InputError` when the catalogue has more paths than the option ``paths`` allows.
         """
-        number = _number_of_paths(catalogue)
+        listed = paths.within_budgets(catalogue.build(spec))
+        number = _number_of_paths(listed)
         if number > self.paths:
             raise InputError(
                 f"{self.source}: backend = 'enumerate': {number:,} paths are too many; "
                 f"options.paths = {self.paths:,} allows fewer"
             )
         began = time.perf_counter()
-        best, values, seen = -math.inf, None, 0
-        pending = [_Prefixes.empty(catalogue.spec)]
+        best, seen = -math.inf, 0
+        found: tuple[Path, ...] = ()
+        pending = [] if listed.is_empty else [_Prefixes.empty(spec)]
         while pending:
             prefixes = pending.pop()
-            segment = catalogue.segments[prefixes.segments]
-            first, end = prefixes.following(segment)
+            options = listed.segments[prefixes.segments]
+            first, end = prefixes.following(options)
             if len(first) > 1 and int((end - first).sum()) > _CHUNK:
                 middle = len(first) // 2
                 pending += [prefixes.rows(slice(middle, None)), prefixes.rows(slice(middle))]
                 continue
-            prefixes = prefixes.extended(segment, catalogue.spec)
-            better = None
-            if prefixes.segments < len(catalogue.segments):
+            prefixes = prefixes.extended(options, spec)
+            if prefixes.segments < len(listed.segments):
                 pending.append(prefixes)
             else:
                 seen += len(prefixes.c)
-                scores = prefixes.scores(catalogue.spec)
+                scores = prefixes.scores(spec)
                 if len(scores) and scores.max() > best:
-                    best, better = float(scores.max()), prefixes.path[int(scores.argmax())].astype(float)
-                    values = better
-            if watch(Progress(math.inf, seen, better)) or time.perf_counter() - began > limits.seconds:
-                return Outcome("stopped", math.inf, values, seen)
-        if values is None:
-            return Outcome("infeasible", -math.inf, None, seen)
-        return Outcome("optimal", best + _ROUNDING * abs(best), values, seen)
+                    best = float(scores.max())
+                    found = (listed.path(prefixes.path[int(scores.argmax())].tolist()),)
+            findings = Findings("stopped", math.inf, found, seen)
+            if watch(findings) or time.perf_counter() - began > limits.seconds:
+                return findings
+        if not found:
+            return Findings("infeasible", -math.inf, (), seen)
+        return Findings("optimal", best + _ROUNDING * abs(best), found, seen)
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ class _Prefixes:
     path: Integers
     depth: Integers
     c: Integers
-    macs: Integers
-    params: Integers
+    costs: dict[str, Integers]
     layers: Integers
     log_width: Floats
     entropy: Floats
@@ -101,7 +100,8 @@ class _Prefixes:
     def empty(cls, spec: Spec) -> _Prefixes:
         """The one prefix without any segment: the image."""
         none, zero = np.zeros((1, 0), np.int64), np.zeros(1, np.int64)
-        return cls(none, none, zero + spec.input.channels, zero, zero, zero, np.zeros(1), np.zeros(1))
+        costs = dict.fromkeys(spec.budget.sums, zero)
+        return cls(none, none, zero + spec.input.channels, costs, zero, np.zeros(1), np.zeros(1))
 
     @property
     def segments(self) -> int:
@@ -110,13 +110,14 @@ class _Prefixes:
 
     def rows(self, chosen: slice | NDArray[np.bool_]) -> _Prefixes:
         """Some of the rows."""
-        return _Prefixes(*(getattr(self, key)[chosen] for key in self.__dataclass_fields__))
+        columns = {key: getattr(self, key)[chosen] for key in self.__dataclass_fields__ if key != "costs"}
+        return _Prefixes(costs={key: cost[chosen] for key, cost in self.costs.items()}, **columns)
 
-    def following(self, segment: Segment) -> tuple[Integers, Integers]:
+    def following(self, segment: Options) -> tuple[Integers, Integers]:
         """For every row, the first option of a segment that takes up its channels, and the end of those."""
         return np.searchsorted(segment.c_in, self.c), np.searchsorted(segment.c_in, self.c, "right")
 
-    def extended(self, segment: Segment, spec: Spec) -> _Prefixes:
+    def extended(self, segment: Options, spec: Spec) -> _Prefixes:
         """By all options of a segment that follow, without those beyond a budget."""
         first, end = self.following(segment)
         row = np.repeat(np.arange(len(self.c)), end - first)
@@ -127,19 +128,16 @@ class _Prefixes:
             path=np.column_stack([self.path[row], option]),
             depth=np.column_stack([self.depth[row], segment.depth[option]]),
             c=c,
-            macs=self.macs[row] + segment.macs[option],
-            params=self.params[row] + segment.params[option],
+            costs={key: cost[row] + segment.costs[key][option] for key, cost in self.costs.items()},
             layers=self.layers[row] + segment.layers[option],
             log_width=log_width,
             entropy=self.entropy[row] + segment.gain[np.searchsorted(segment.nodes, c)] * log_width,
         )
         kept = np.ones(len(row), bool)
-        for budget in ("macs", "params", "layers"):
-            limit = getattr(spec.budget, budget)
-            if limit is not None:
-                kept &= getattr(longer, budget) <= limit
+        for key, limit in spec.budget.sums.items():
+            kept &= longer.costs[key] <= limit
         ratio = spec.budget.effectiveness
-        if ratio is not None and segment.bounds_effectiveness:
+        if ratio is not None and segment.segment.bounded:
             kept &= entropy.ratio(longer.layers, log_width) <= ratio * (1 + entropy.EFFECTIVENESS_TOLERANCE)
         return longer.rows(kept)
 
@@ -148,7 +146,7 @@ class _Prefixes:
         beta = spec.objective.depth_penalty
         if beta == 0:
             return self.entropy
-        depth = self.depth[:, 1 : 1 + len(spec.stages)][:, spec.penalised]
+        depth = self.depth[:, [segment.penalised for segment in spec.segments]]
         number = depth.shape[1]
         spread = number * (depth**2).sum(axis=1) - depth.sum(axis=1) ** 2
         uniformity = entropy.uniformity_of(spread, number, spec.convention)

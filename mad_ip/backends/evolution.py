@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from mad_ip import __version__
-from mad_ip.backends.base import Floats, Limits, Outcome, Progress, Takes, Watch, unknown_option
-from mad_ip.catalogue import Catalogue, Integers
+from mad_ip.backends.base import Findings, Limits, Search, unknown_option
 from mad_ip.errors import InputError
-from mad_ip.search import POPULATION, Population, evolve, path_of
+from mad_ip.search import POPULATION, Floats, Integers, Population, evolve
+from mad_ip.spec import Path, Spec
 
 __all__ = ["Evolution"]
 
@@ -28,11 +28,10 @@ _GENERATIONS = 2000
 """Half a million evaluations, where neither an option nor a time limit says when to end."""
 
 
-class Evolution:
+class Evolution(Search):
     """Mutation and truncation selection; its only option ``generations`` ends it before the time limit."""
 
     name = "evolution"
-    takes: Takes = "catalogue"
     proves = False
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
@@ -46,23 +45,23 @@ class Evolution:
             self.generations = value
         self.version = __version__
 
-    def solve(self, catalogue: Catalogue, limits: Limits, watch: Watch) -> Outcome:
-        """Evolve until the time limit or the last generation; see :class:`mad_ip.backends.base.Backend`."""
+    def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
+        """Evolve until the time limit or the last generation; see :class:`mad_ip.backends.base.Search`."""
         began = time.perf_counter()
         last = self.generations or (math.inf if math.isfinite(limits.seconds) else _GENERATIONS)
-        population = Population(catalogue.spec)
+        population = Population(spec)
         generator = np.random.default_rng(limits.seed)
         mutation = _Mutation(population, generator)
-        best, values, generation = -math.inf, None, 0
+        best, generation = -math.inf, 0
+        found: tuple[Path, ...] = ()
         for row, score, violation in evolve(population, generator, mutation):
             generation += 1
-            better = violation == 0 and score > best
-            if better:
-                best, values = score, np.array(path_of(catalogue, row), float)
-            stop = watch(Progress(math.inf, generation, values if better else None))
+            if violation == 0 and score > best:
+                best, found = score, (population.path(row),)
+            stop = watch(Findings("stopped", math.inf, found, generation))
             if stop or generation >= last or time.perf_counter() - began > limits.seconds:
                 break
-        return Outcome("stopped", math.inf, values, generation)
+        return Findings("stopped", math.inf, found, generation)
 
 
 class _Mutation:
@@ -70,17 +69,17 @@ class _Mutation:
 
     def __init__(self, population: Population, generator: np.random.Generator) -> None:
         self.generator = generator
-        domains = population.genes()
-        kinds = ["channels", *["channels", "mid", "kernel", "depth"] * len(population.spec.stages), "channels"]
-        self.moves = [_moves(domain, kind) for domain, kind in zip(domains, kinds, strict=False)]
+        kinds = ("channels", "mid", "kernel", "depth") * len(population.spec.segments)
+        self.genes = [gene for gene, size in enumerate(population.sizes) if size > 1]
+        self.moves = {gene: _moves(population.genes[gene], kinds[gene]) for gene in self.genes}
 
     def __call__(self, rows: Integers) -> Integers:
         generator = self.generator
         children = rows[generator.integers(0, len(rows), POPULATION)].copy()
-        gene = generator.integers(0, len(self.moves), len(children))
+        gene = generator.integers(0, max(1, len(self.genes)), len(children))
         place = generator.random(len(children))
-        for g, moves in enumerate(self.moves):
-            (chosen,) = np.nonzero(gene == g)
+        for number, (g, moves) in enumerate(self.moves.items()):
+            (chosen,) = np.nonzero(gene == number)
             move = (place[chosen] * moves.shape[1]).astype(np.int64)
             children[chosen, g] = moves[children[chosen, g], move]
         return children

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import swiglpk as glpk
 
-from mad_ip.backends.base import Floats, Limits, Outcome, Problem, Takes, Watch, proven, unknown_option
+from mad_ip.backends.base import Floats, Limits, Outcome, Problem, Solver, Watch, proven, unknown_option
 from mad_ip.errors import InputError, InternalError
 from mad_ip.files import finite
 
@@ -34,12 +34,10 @@ _ALLOWED = {
 """Control parameters of the branch and bound and their ranges: GLPK ends the whole process on a value outside."""
 
 
-class Glpk:
+class Glpk(Solver):
     """The GNU Linear Programming Kit (GPL-3.0 licence)."""
 
     name = "glpk"
-    takes: Takes = "matrix"
-    proves = True
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         self.options = dict(options)
@@ -47,7 +45,7 @@ class Glpk:
         self.version = str(glpk.glp_version())
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
-        """Solve; see :class:`mad_ip.backends.base.Backend`. ``watch`` is never called.
+        """Solve; see :class:`mad_ip.backends.base.Solver`. ``watch`` is never called.
 
         Raises :class:`InputError` when GLPK refuses an option of the profile, :class:`InternalError` on an error.
         """

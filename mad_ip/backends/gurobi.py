@@ -13,7 +13,7 @@ import gurobipy
 import numpy as np
 from gurobipy import GRB
 
-from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Takes, Watch, proven, unknown_option
+from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, proven, unknown_option
 from mad_ip.errors import InputError, InternalError
 
 __all__ = ["Gurobi"]
@@ -31,12 +31,10 @@ _STOPPED = {
 }
 
 
-class Gurobi:
+class Gurobi(Solver):
     """The Gurobi optimizer (commercial licence)."""
 
     name = "gurobi"
-    takes: Takes = "matrix"
-    proves = True
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         self.options = dict(options)
@@ -44,7 +42,7 @@ class Gurobi:
         self.version = ".".join(map(str, gurobipy.gurobi.version()))
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
-        """Solve; see :class:`mad_ip.backends.base.Backend`.
+        """Solve; see :class:`mad_ip.backends.base.Solver`.
 
         Raises :class:`InputError` when Gurobi refuses an option of the profile or its licence the problem,
         :class:`InternalError` on an error.

@@ -10,7 +10,7 @@ from typing import Any
 import highspy
 import numpy as np
 
-from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Takes, Watch, unknown_option
+from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, unknown_option
 from mad_ip.errors import InputError, InternalError
 
 __all__ = ["Highs"]
@@ -27,12 +27,10 @@ _STOPPED = {
 }
 
 
-class Highs:
+class Highs(Solver):
     """The HiGHS branch-and-cut solver (MIT licence)."""
 
     name = "highs"
-    takes: Takes = "matrix"
-    proves = True
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         self.options = dict(options)
@@ -40,7 +38,7 @@ class Highs:
         self.version = importlib.metadata.version("highspy")
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
-        """Solve; see :class:`mad_ip.backends.base.Backend`.
+        """Solve; see :class:`mad_ip.backends.base.Solver`.
 
         Raises :class:`InputError` when HiGHS refuses an option of the profile, :class:`InternalError` on an error.
         """

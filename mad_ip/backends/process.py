@@ -1,4 +1,4 @@
-"""A backend in a process of its own.
+"""A solver in a process of its own.
 
 A solver may sit in its presolve for minutes without looking at its time limit or its callbacks (HiGHS 1.16 does, with
 50,000 binary columns). A process can be ended at any moment; what it has found and proven has been reported by then.
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import time
 
-from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Watch
+from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch
 from mad_ip.backends.profile import Profile, load_backend
-from mad_ip.catalogue import Catalogue
 from mad_ip.errors import InternalError
 from mad_ip.processes import Parent, started
-from mad_ip.spec import Spec
 
 __all__ = ["solve_apart"]
 
@@ -22,8 +20,8 @@ _GRACE = 2.0
 """Seconds beyond the time limit that a solver has to stop by itself."""
 
 
-def solve_apart(profile: Profile, problem: Problem | Catalogue | Spec, limits: Limits, watch: Watch) -> Outcome:
-    """Solve as :meth:`Backend.solve` in a process, ended when ``watch`` asks for it or the time limit is passed.
+def solve_apart(profile: Profile, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
+    """Solve as :meth:`Solver.solve` in a process, ended when ``watch`` asks for it or the time limit is passed.
 
     ``watch`` is also called while the solver reports nothing. Raise :class:`InternalError` when the process fails.
     """
@@ -45,7 +43,7 @@ def solve_apart(profile: Profile, problem: Problem | Catalogue | Spec, limits: L
                 return Outcome("stopped", last.bound, values, last.nodes)
 
 
-def _solve(task: tuple[Profile, Problem | Catalogue | Spec, Limits], parent: Parent) -> None:
+def _solve(task: tuple[Profile, Problem, Limits], parent: Parent) -> None:
     """The process: one solve, its progress and its outcome."""
     profile, problem, limits = task
     last = 0.0
@@ -58,4 +56,6 @@ def _solve(task: tuple[Profile, Problem | Catalogue | Spec, Limits], parent: Par
             parent.send(progress)
         return False
 
-    parent.send(load_backend(profile).solve(problem, limits, watch))
+    solver = load_backend(profile)
+    assert isinstance(solver, Solver)
+    parent.send(solver.solve(problem, limits, watch))

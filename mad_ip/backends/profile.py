@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mad_ip.backends.base import Backend
+from mad_ip.backends.base import Search, Solver
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml, resource
 from mad_ip.reader import Reader
@@ -33,7 +33,7 @@ class Profile:
     """``backend`` is one of :data:`BACKENDS`; ``options`` are the solver's own.
 
     Without ``reduction`` a solver of matrices gets the formulation of all undominated options, not only of those that
-    the Lagrangian reduction leaves.
+    branch and bound on the Lagrangian program leaves.
     """
 
     backend: str = "highs"
@@ -56,7 +56,7 @@ class Profile:
         )
 
 
-def load_backend(profile: Profile) -> Backend:
+def load_backend(profile: Profile) -> Solver | Search:
     """The backend of a profile, its solver imported only now.
 
     Raises :class:`InputError` when the solver's package is missing or an option is bad.
@@ -69,5 +69,5 @@ def load_backend(profile: Profile) -> Backend:
         raise InputError(
             f"{profile.source}: backend = {name!r}: {error}; it comes with pip install 'mad-ip[{name}]'"
         ) from None
-    backend: Backend = getattr(module, BACKENDS[name])(profile.options, profile.source)
+    backend: Solver | Search = getattr(module, BACKENDS[name])(profile.options, profile.source)
     return backend

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyscipopt
 
-from mad_ip.backends.base import Floats, Limits, Outcome, Problem, Progress, Takes, Watch, proven, unknown_option
+from mad_ip.backends.base import Floats, Limits, Outcome, Problem, Progress, Solver, Watch, proven, unknown_option
 from mad_ip.errors import InputError, InternalError
 
 __all__ = ["Scip"]
@@ -23,12 +23,10 @@ _EVENTS = ("BESTSOLFOUND", "LPSOLVED", "NODESOLVED")
 _INFINITY = 1e20
 
 
-class Scip:
+class Scip(Solver):
     """The SCIP branch-and-cut solver (Apache-2.0 licence)."""
 
     name = "scip"
-    takes: Takes = "matrix"
-    proves = True
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         self.options = dict(options)
@@ -37,7 +35,7 @@ class Scip:
         self.version = f"{scip.getMajorVersion()}.{scip.getMinorVersion()}.{scip.getTechVersion()}"
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
-        """Solve; see :class:`mad_ip.backends.base.Backend`.
+        """Solve; see :class:`mad_ip.backends.base.Solver`.
 
         Raises :class:`InputError` when SCIP refuses an option of the profile, :class:`InternalError` on an error.
         """

@@ -11,10 +11,9 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 
 from mad_ip import search
 from mad_ip.decomposition.least import least
@@ -22,8 +21,8 @@ from mad_ip.lagrangian.annealing import Annealer
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.dual import minimise
 from mad_ip.lagrangian.program import Bound, Program
-from mad_ip.lagrangian.survivors import Survivors
-from mad_ip.lagrangian.tree import State, Tree, branch_and_bound
+from mad_ip.lagrangian.survivors import Survivors, surviving
+from mad_ip.lagrangian.tree import State, Task, Tree, branch_and_bound, examine
 from mad_ip.lagrangian.workers import Workers, relaxation, threads
 from mad_ip.spec import Objective, Path, Spec
 
@@ -37,6 +36,12 @@ _SHORT, _WARM = 30_000, 1e-3
 
 _THIN = 20
 """Widths of every choice in a part of the grid."""
+
+_ANY = -1e-6
+"""A target that every design passes where depths are not penalised."""
+
+_BELOW = 1e-9
+"""How far below the best design, relatively, options are kept for a check."""
 
 _SLACK = 1e-8
 """Relative excess of a least value over its budget that proves it out of reach; above every tolerance."""
@@ -69,18 +74,21 @@ def optimise(
     top: int = 1,
     few: int = 0,
     most: float = math.inf,
+    starts: Sequence[Path] = (),
     watch: Callable[[Found], bool] = lambda _: False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Found:
     """The ``top`` best paths of a spec and a bound on all others within ``gap`` of the last one's score, relative to
     the magnitude of the best's.
 
-    With a negative ``gap`` nothing is dropped that comes that near to the last one. Boxes where at most ``few`` options
-    survive are left for another solver, and so is what is open after ``most`` boxes. Stops early after ``seconds`` or
-    when ``watch`` returns True. There are fewer paths when fewer designs exist; none and a bound of minus infinity when
+    With a negative ``gap`` nothing is dropped that comes that near to the last one, and boxes where at most ``few`` options
+    survive are left for another solver, as is what is open after ``most`` boxes. With a positive one, what survives near
+    the best design is given for a check. ``starts`` are known designs. Stops
+    early after ``seconds``, when ``watch`` returns True or when ``stop``, asked at any moment, does. There are fewer paths when fewer designs exist; none and a bound of minus infinity when
     no design meets the budgets. The result does not depend on the workers: boxes are examined in rounds, of equal scores
     the path found first ranks before.
     """
-    return _Descent(spec, workers, gap, seconds, seed, top, few, most, watch).run()
+    return _Descent(spec, workers, gap, seconds, seed, top, few, most, watch, stop).run(starts)
 
 
 def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
@@ -88,7 +96,7 @@ def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda
     free = dataclasses.replace(spec, objective=Objective(0.0), sha256="")
     with threads(1) as workers:
         # Any design will do.
-        found = optimise(free, workers, gap=math.inf, seconds=seconds, watch=lambda _: stopped())
+        found = optimise(free, workers, gap=math.inf, seconds=seconds, stop=stopped)
     return not found.paths and found.bound == -math.inf
 
 
@@ -115,9 +123,10 @@ class _Descent:
         few: int,
         most: float,
         watch: Callable[[Found], bool],
+        stop: Callable[[], bool],
     ) -> None:
         self.spec, self.workers, self.gap, self.seed = spec, workers, gap, seed
-        self.top, self.few, self.most, self.watch = top, few, most, watch
+        self.top, self.few, self.most, self.watch, self.stop = top, few, most, watch, stop
         self.end = time.perf_counter() + seconds
         self.population = search.Population(spec)
         self.annealer = Annealer(relaxation(spec))
@@ -138,38 +147,61 @@ class _Descent:
         """The score of the last one looked for, minus infinity while there are fewer."""
         return self.ranked[-1][0] if len(self.ranked) == self.top else -math.inf
 
-    def run(self) -> Found:
-        if not self._begun():
+    def run(self, starts: Sequence[Path]) -> Found:
+        for path in starts:
+            self.judge(path)
+        tree = None if self.ranked else self._begun()
+        if self.ranked and self.most > 0:
+            tree = self._branch(self.spec, self._target, self._follow)
+            self.bound = min(self.bound, max(self.last, tree.state.unjudged))
+        if tree is None or not self.few or self._stopped():
             return self._found()
-        tree = self._branch(self.spec, self._target, self._follow)
-        dropped = max(tree.state.settled, self.last)
-        self.bound = min(self.bound, max(self.last, tree.state.unjudged))
-        left = tree.survivors(relaxation(self.spec), self._target()) if self.few else None
-        return dataclasses.replace(self._found(), dropped=dropped, survivors=left)
+        if self.ranked and self.gap > 0:
+            left, dropped = self._near(tree), tree.state.unjudged
+        else:
+            target = self._target() if self.ranked else _ANY
+            left, dropped = tree.survivors(relaxation(self.spec), target), tree.state.settled
+        return dataclasses.replace(self._found(), dropped=max(dropped, self.last), survivors=left)
 
-    def _begun(self) -> bool:
+    def _near(self, tree: Tree) -> Survivors | None:
+        """What survives just below the best design, in the part of the tree where it is; ``None`` if that is much."""
+        score, best = self.ranked[0]
+        node = tree.root
+        while child := next((child for child in node.children if child.box.holds(best)), None):
+            node = child
+        if node.multipliers is None:
+            return None
+        above = Bound(node.value, node.multipliers, node.tangents, None)
+        target = score - _BELOW * max(abs(score), 1e-9)
+        found = examine(relaxation(self.spec), Task(node.box, above, (), target, self.few))
+        if found.bound is None or found.cuts:
+            return None
+        return surviving(relaxation(self.spec), found.trims[-1].box if found.trims else node.box, found.bound, target)
+
+    def _begun(self) -> Tree | None:
         """Find a first design; the bound becomes minus infinity when it is proven that there is none.
 
-        Without a depth penalty no score is negative: a box whose bound is has no design.
+        Without a depth penalty no score is negative: a box whose bound is has no design. The tree that looks for one
+        is returned where neither was found.
         """
-        if any(least(self.spec, key) > limit * (1 + _SLACK) for key, limit in self.spec.budget.given.items()):
+        limits = {key: limit for key, limit in self.spec.budget.given.items() if key not in self.spec.budget.maxima}
+        first = None
+        if all(least(self.spec, key) <= limit * (1 + _SLACK) for key, limit in limits.items()):
+            first = self._first()
+        if first is None or first.trace is None:
             self.bound = -math.inf
-            return False
-        first = self._first()
-        if first is None:
-            self.bound = -math.inf
-            return False
+            return None
         for walk in range(_WALKS):
             self._walk(first.trace.path, self.seed + walk, _STEPS, _HOT, max(1.0, abs(first.value)))
-            if self._late():
+            if self._stopped():
                 break
         if self.ranked:
-            return True
+            return None
         spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
-        tree = self._branch(spec, lambda: -1e-6, lambda state: bool(self.ranked) or self._stopped())
-        if not self.ranked and tree.state.bound <= -1e-6:
+        tree = self._branch(spec, lambda: _ANY, lambda state: bool(self.ranked) or self.watch(self._found()))
+        if not self.ranked and tree.state.bound <= _ANY:
             self.bound = -math.inf
-        return bool(self.ranked)
+        return tree
 
     def _branch(self, spec: Spec, target: Callable[[], float], watch: Callable[[State], bool]) -> Tree:
         def follow(state: State) -> bool:
@@ -186,6 +218,7 @@ class _Descent:
             most=self.most,
             seconds=self.end - time.perf_counter(),
             watch=follow,
+            stop=self.stop,
         )
 
     def _first(self) -> Bound | None:
@@ -205,7 +238,7 @@ class _Descent:
     def _follow(self, state: State) -> bool:
         self.surround()
         self.bound = min(self.bound, max(state.unjudged, self.last))
-        return self._stopped()
+        return self.watch(self._found())
 
     def explore(self, path: Path) -> None:
         """Walk around a path, one of every vector of depths."""
@@ -235,11 +268,8 @@ class _Descent:
         last = self.ranked[-1][0] if self.ranked else -math.inf
         return Found(paths, self.score, last, max(self.last, self.bound), self.nodes)
 
-    def _late(self) -> bool:
-        return time.perf_counter() > self.end
-
     def _stopped(self) -> bool:
-        return self.watch(self._found())
+        return time.perf_counter() > self.end or self.stop()
 
     def _judge(self, path: Path) -> float:
         """The score of a path, which is ranked if good enough; minus infinity when it breaks a budget, in integers."""
@@ -252,5 +282,5 @@ class _Descent:
             bisect.insort(self.ranked, (score, path), key=lambda entry: -entry[0])
             del self.ranked[self.top :]
             if best:
-                self._stopped()
+                self.watch(self._found())
         return score

@@ -9,19 +9,37 @@ import numpy as np
 from mad_ip import catalogue, paths
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Program, Relaxation
-from mad_ip.spec import Budget, Spec
+from mad_ip.spec import Budget, Objective, Spec
 
 __all__ = ["least"]
 
 
 def least(spec: Spec, budget: str) -> float:
     """The smallest value of one of the spec's budgets over all architectures of its space (effectiveness: to 1e-9)."""
+    if budget in spec.budget.maxima:
+        return float(_least_maximum(spec, budget))
     if budget == "effectiveness":
         return paths.smallest_effectiveness(catalogue.build(_widest(spec)))
     limit = getattr(spec.budget, budget)
     alone = dataclasses.replace(spec, budget=Budget(**{budget: limit}), sha256="")
     before, _ = _program(alone).prefixes(0.0, np.ones(1))
     return float(round(-float(before[-1].max()) * limit))
+
+
+def _least_maximum(spec: Spec, budget: str) -> int:
+    """By bisection: whether some path keeps a limit is read off the tables."""
+    low, high = -1, 1
+    while not _is_possible(spec, budget, high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _is_possible(spec, budget, middle) else (middle, high)
+    return high
+
+
+def _is_possible(spec: Spec, budget: str, limit: int) -> bool:
+    program = _program(dataclasses.replace(spec, budget=Budget(**{budget: limit}), objective=Objective(0.0), sha256=""))
+    return not program.is_empty and program.evaluate(np.zeros(0)).trace is not None
 
 
 def _program(spec: Spec) -> Program:

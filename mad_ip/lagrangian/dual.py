@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +49,17 @@ class Dual:
 
 
 def minimise(
-    program: Program, start: Floats, known: Sequence[Trace], *, target: float, evaluations: int = EVALUATIONS
+    program: Program,
+    start: Floats,
+    known: Sequence[Trace],
+    *,
+    target: float,
+    evaluations: int = EVALUATIONS,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Dual:
     """Improve the multipliers until nothing is gained, the ``target`` is reached, or it is clear that it will not be.
 
-    ``known`` are paths of the box. Every bound on the way is valid.
+    ``known`` are paths of the box. Every bound on the way is valid; ``stop`` ends it early.
     """
     best = program.evaluate(start)
     if best.trace is None or best.value <= target or len(start) == 0 or evaluations == 0:
@@ -66,6 +72,8 @@ def minimise(
     radius = _RADIUS
     floor = -math.inf
     for _ in range(evaluations):
+        if stop():
+            break
         step, predicted = master.solve(best.multipliers, radius)
         gain = best.value - predicted
         if gain < _PRECISION * abs(best.value):

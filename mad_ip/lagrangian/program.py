@@ -508,7 +508,7 @@ class Program:
         """
         for part, price, ahead, prefixes in self._forward(bound):
             real = ahead.intercept > -np.inf
-            shape = (*part.pair.shape, *part.opening.shape[2:], len(part.depth))
+            shape = (*price.pair.shape, *part.opening.shape[2:], len(part.depth))
             bounds = np.full(shape, -np.inf)
             kernels.option_bounds(
                 ahead.node[real],

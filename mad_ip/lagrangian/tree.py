@@ -28,10 +28,13 @@ from mad_ip.lagrangian.survivors import Survivors, surviving
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Path
 
-__all__ = ["Examined", "Judge", "Node", "State", "Task", "Tree", "branch_and_bound", "examine"]
+__all__ = ["Examined", "Judge", "Node", "State", "Task", "Tree", "Trim", "Workers", "branch_and_bound", "examine"]
 
 Judge = Callable[[Path], float]
 """The exact score of an architecture, minus infinity when it breaks a budget."""
+
+Workers = Callable[[Sequence["Task"], Callable[[], bool]], Iterable["Examined"]]
+"""Examines tasks in order, until told to stop."""
 
 Cut = tuple[Axis | Literal["total"], int, int]
 """Axis, segment, and the last value of the lower part."""
@@ -164,24 +167,28 @@ def branch_and_bound(
     judge: Judge,
     *,
     explore: Callable[[Path], None] = lambda _: None,
-    workers: Callable[[Sequence[Task]], Iterable[Examined]] | None = None,
+    workers: Workers | None = None,
     few: int = 0,
     most: float = math.inf,
     seconds: float = math.inf,
     watch: Callable[[State], bool] = lambda _: False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Tree:
     """Branch, best bound first, until no box can pass ``target()``, or until ``watch`` or the time says stop.
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
     ``explore`` is told the maximising paths of boxes, near which good designs are. ``workers`` examine the tasks of a
     round, in order; by default this thread does. Boxes where no more than ``few`` options survive are left, and so is
-    what is open after ``most`` boxes.
+    what is open after ``most`` boxes. ``watch`` is told the state after every round; ``stop`` is asked at any moment, by
+    any thread.
     """
-    return _Search(relaxation, target, judge, explore, workers, few, most, seconds, watch).run()
+    return _Search(relaxation, target, judge, explore, workers, few, most, seconds, watch, stop).run()
 
 
-def examine(relaxation: Relaxation, task: Task, shared: Shared = alone) -> Examined:
-    """Bound one box, and shrink it as long as that pays."""
+def examine(
+    relaxation: Relaxation, task: Task, *, shared: Shared = alone, stop: Callable[[], bool] = lambda: False
+) -> Examined:
+    """Bound one box, and shrink it as long as that pays; told to ``stop``, bound it at least."""
     trims: list[Trim] = []
     box, above, known = task.box.tightened(), task.above, task.known
     candidates: dict[Path, None] = {}
@@ -196,11 +203,13 @@ def examine(relaxation: Relaxation, task: Task, shared: Shared = alone) -> Exami
         thin = Program(relaxation, box.thinned(_THIN)) if program.work > _LARGE else program
         if thin is not program and not thin.is_empty:
             # A part of the grid has much the same multipliers, for a fraction of the work, and its paths are paths here.
-            first = minimise(thin, start, tuple(t for t in known if thin.box.holds(t.path)), target=task.target)
+            first = minimise(
+                thin, start, tuple(t for t in known if thin.box.holds(t.path)), target=task.target, stop=stop
+            )
             if first.best.trace is not None:
                 start, known = first.best.multipliers, (*known, *_active(program, first, first.best))
         evaluations = EVALUATIONS if thin is program else _CORRECTIONS
-        dual = minimise(program, start, known, target=task.target, evaluations=evaluations)
+        dual = minimise(program, start, known, target=task.target, evaluations=evaluations, stop=stop)
         best = dual.best
         if above is not None and best.value > above.value:
             # Other tangents of phi may bound less well; with those above, a part is never bounded worse.
@@ -210,7 +219,7 @@ def examine(relaxation: Relaxation, task: Task, shared: Shared = alone) -> Exami
         candidates = dict.fromkeys(
             [best.trace.path, *(trace.path for trace in dual.traces if (trace.spent <= 1).all()), *candidates]
         )
-        if best.value <= task.target:
+        if best.value <= task.target or stop():
             return Examined("leaf", tuple(trims), best, candidates=tuple(candidates))
         known, above = _active(program, dual, best), best
         smaller, dropped = _trimmed(program, best, task.target)
@@ -305,15 +314,16 @@ class _Search:
         target: Callable[[], float],
         judge: Judge,
         explore: Callable[[Path], None],
-        workers: Callable[[Sequence[Task]], Iterable[Examined]] | None,
+        workers: Workers | None,
         few: int,
         most: float,
         seconds: float,
         watch: Callable[[State], bool],
+        stop: Callable[[], bool],
     ) -> None:
         self.relaxation, self.target, self.judge, self.explore = relaxation, target, judge, explore
-        self.workers = workers or (lambda tasks: [examine(relaxation, task) for task in tasks])
-        self.few, self.most, self.seconds, self.watch = few, most, seconds, watch
+        self.workers = workers or (lambda tasks, stop: [examine(relaxation, task, stop=stop) for task in tasks])
+        self.few, self.most, self.seconds, self.watch, self.stop = few, most, seconds, watch, stop
         self.small: list[tuple[Box, Bound]] = []
         self.began = time.perf_counter()
         self.queue: list[tuple[float, int, _Open]] = []
@@ -328,7 +338,8 @@ class _Search:
         # At least one round: there is no bound without it.
         while True:
             self._round()
-            if not self.queue or -self.queue[0][0] <= self.target() or self._stopped():
+            done = not self.queue or -self.queue[0][0] <= self.target()
+            if self.watch(self._state()) or done or self.nodes >= self.most or self._stopped():
                 break
         left = list(self.small)
         for _, _, item in self.queue:
@@ -345,8 +356,8 @@ class _Search:
         return State(bound, unjudged, self.settled, self.nodes, len(self.queue), seconds)
 
     def _stopped(self) -> bool:
-        state = self._state()
-        return self.watch(state) or state.seconds > self.seconds or self.nodes >= self.most
+        """Whether it is late, or somebody wants to stop; no box is bounded before the first."""
+        return self.nodes > 0 and (time.perf_counter() - self.began > self.seconds or self.stop())
 
     def _push(self, item: _Open, value: float) -> None:
         heapq.heappush(self.queue, (-value, next(self.order), item))
@@ -357,7 +368,7 @@ class _Search:
         while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or not items):
             items.append(heapq.heappop(self.queue)[2])
         tasks = [Task(item.node.box, item.above, item.known, target, self.few) for item in items]
-        for item, found in zip(items, self.workers(tasks), strict=True):
+        for item, found in zip(items, self.workers(tasks, self._stopped), strict=True):
             self._apply(item.node, found, target)
 
     def _apply(self, node: Node, found: Examined, target: float) -> None:

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from mad_ip.errors import InputError, MadIpError
-from mad_ip.lagrangian.program import Relaxation, alone
+from mad_ip.lagrangian.program import Relaxation
 from mad_ip.lagrangian.tree import Examined, Task, examine
 from mad_ip.spec import Spec
 
 __all__ = ["Workers", "cluster", "relaxation", "threads"]
 
-Workers = Callable[[Spec, Sequence[Task]], list[Examined]]
-"""Examines tasks of a spec, in order; an exception of :func:`examine` is raised as it is."""
+Workers = Callable[[Spec, Sequence[Task], Callable[[], bool]], list[Examined]]
+"""Examines tasks of a spec, in order, until told to stop; an exception of :func:`examine` is raised as it is."""
 
 _PATIENCE = 10
 """Seconds that a Dask scheduler has to answer."""
@@ -38,11 +38,15 @@ def _examined(spec: Spec, task: Task) -> Examined:
     return examine(relaxation(spec), task)
 
 
+def _one_by_one(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
+    return [examine(relaxation(spec), task, stop=stop) for task in tasks]
+
+
 @contextmanager
 def threads(number: int) -> Iterator[Workers]:
     """So many threads of this process."""
     if number == 1:
-        yield lambda spec, tasks: [_examined(spec, task) for task in tasks]
+        yield _one_by_one
         return
     with ThreadPoolExecutor(number) as pool:
 
@@ -51,12 +55,12 @@ def threads(number: int) -> Iterator[Workers]:
             ends = [size * part // (4 * number) for part in range(4 * number + 1)]
             return list(pool.map(work, ends[:-1], ends[1:]))
 
-        def examine_all(spec: Spec, tasks: Sequence[Task]) -> list[Examined]:
+        def examine_all(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
             known = relaxation(spec)
             known.widest  # noqa: B018 (once, before the threads ask for it)
             if len(tasks) == 1:
-                return [examine(known, tasks[0], shared)]
-            return list(pool.map(functools.partial(examine, known, shared=alone), tasks))
+                return [examine(known, tasks[0], shared=shared, stop=stop)]
+            return list(pool.map(functools.partial(examine, known, stop=stop), tasks))
 
         yield examine_all
 
@@ -82,7 +86,7 @@ def cluster(address: str) -> Iterator[Workers]:
             "must be an address such as tcp://127.0.0.1:8786"
         ) from None
 
-    def examine_all(spec: Spec, tasks: Sequence[Task]) -> list[Examined]:
+    def examine_all(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
         futures: Any = client.map(functools.partial(_examined, spec), tasks, pure=False)
         try:
             return list(client.gather(futures))
