@@ -45,17 +45,14 @@ _SCORE_TOLERANCE = 1e-6
 _PRECISION = 1e-8
 """A solver's tolerance of 1e-6 lets it prove no smaller gap than this (1e-6 in score); it counts as zero."""
 
-_CUTOFF = 1e-9
-"""How far below the incumbent, relatively, options are still kept."""
+_ROUNDING = 1e-9
+"""Relative slack on a bound that is computed in floating point."""
 
 _SOLVER_GAP = 1e-3
 """The solver's gap as a share of the asked one: designs closer than that would be picked arbitrarily."""
 
 _EXACT = 1e-6
-"""A gap up to which nothing is dropped that comes near to the incumbent, and a solver is asked for a smaller one."""
-
-_FEW = 40
-"""Options that may survive in a box that is left to the solver."""
+"""A gap up to which branch and bound, like a solver, is asked for a smaller one."""
 
 _BOXES = 20_000
 """Boxes after which the solver takes over those that are left."""
@@ -207,7 +204,7 @@ class _Solve:
         """Let a backend find designs by itself; ``self.bound`` holds for all but the ranked ones."""
         self.phase = backend.name
         self.bound = decomposition.crude_bound(self.spec) - self.spec.objective.depth_penalty
-        gap = self.gap * _SOLVER_GAP if self.gap <= _EXACT else self.gap
+        gap = self._tree_gap
         seconds = self.time_limit - self._elapsed()
 
         def follow(findings: Findings) -> bool:
@@ -226,23 +223,18 @@ class _Solve:
             self.bound = max(self.bound, last)
 
     def _reduce(self) -> None:
-        """Branch until what survives is little, and let the solver have the last word on that.
-
-        Where the gap asked for leaves room the tree ends by itself, and what survives near the incumbent is a check.
-        """
-        gap = -_CUTOFF if self.gap <= _EXACT else self.gap
-        found = self._branch(gap)
+        """Branch until little survives, and let the solver have the last word on that."""
+        found = self._branch(self._tree_gap)
         if not found.paths and found.survivors is not None and not self.stopped():
             # Neither a design nor a proof that there is none: any will do.
             spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
             self._branch_and_cut(catalogues.listed(spec, found.survivors.options), found.dropped)
-            found = self._branch(gap) if self.ranked else dataclasses.replace(found, bound=-math.inf)
+            found = self._branch(self._tree_gap) if self.ranked else dataclasses.replace(found, bound=-math.inf)
         if not found.paths and found.bound == -math.inf:
             raise InfeasibleError(explain(self.spec, self.stopped))
         self._require_design()
         left = found.survivors
         if left is not None and len(left) <= _LISTED and not self.stopped():
-            left = left.holding(self.ranked[0].path, self.spec.input.channels)
             self._branch_and_cut(catalogues.listed(self.spec, left.options), found.dropped)
 
     def _monolithic(self) -> None:
@@ -274,7 +266,6 @@ class _Solve:
                 gap=gap,
                 seconds=self.time_limit - self._elapsed(),
                 seed=self.seed,
-                few=_FEW,
                 most=most,
                 starts=[design.path for design in self.ranked],
                 watch=follow,
@@ -348,7 +339,7 @@ class _Solve:
         spreads = depths.attainable_spreads([tuple(np.unique(options.depth).tolist()) for options in penalised])
         window = Window(spreads, len(penalised), spec.convention)
         score = self._score
-        most = (_entropy_bound(catalogue) - score) / beta * (1 + _CUTOFF) + _CUTOFF
+        most = (_entropy_bound(catalogue) - score) / beta * (1 + _ROUNDING) + _ROUNDING
         kept = tuple(s for s, q in zip(spreads, window.uniformities, strict=True) if q <= most)
         return Window(kept, len(penalised), spec.convention)
 
@@ -358,6 +349,10 @@ class _Solve:
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.began
+
+    @property
+    def _tree_gap(self) -> float:
+        return self.gap * _SOLVER_GAP if self.gap <= _EXACT else self.gap
 
     @property
     def _score(self) -> float:

@@ -43,6 +43,9 @@ _ANY = -1e-6
 _BELOW = 1e-9
 """How far below the best design, relatively, options are kept for a check."""
 
+_AROUND = 120
+"""Values over all choices of a box around the best design where that check is made."""
+
 _SLACK = 1e-8
 """Relative excess of a least value over its budget that proves it out of reach; above every tolerance."""
 
@@ -72,7 +75,6 @@ def optimise(
     seconds: float = math.inf,
     seed: int = 0,
     top: int = 1,
-    few: int = 0,
     most: float = math.inf,
     starts: Sequence[Path] = (),
     watch: Callable[[Found], bool] = lambda _: False,
@@ -81,14 +83,12 @@ def optimise(
     """The ``top`` best paths of a spec and a bound on all others within ``gap`` of the last one's score, relative to
     the magnitude of the best's.
 
-    With a negative ``gap`` nothing is dropped that comes that near to the last one, and boxes where at most ``few`` options
-    survive are left for another solver, as is what is open after ``most`` boxes. With a positive one, what survives near
-    the best design is given for a check. ``starts`` are known designs. Stops
+    What is open after ``most`` boxes is left, to be listed for another solver. ``starts`` are known designs. Stops
     early after ``seconds``, when ``watch`` returns True or when ``stop``, asked at any moment, does. There are fewer paths when fewer designs exist; none and a bound of minus infinity when
     no design meets the budgets. The result does not depend on the workers: boxes are examined in rounds, of equal scores
     the path found first ranks before.
     """
-    return _Descent(spec, workers, gap, seconds, seed, top, few, most, watch, stop).run(starts)
+    return _Descent(spec, workers, gap, seconds, seed, top, most, watch, stop).run(starts)
 
 
 def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
@@ -120,13 +120,12 @@ class _Descent:
         seconds: float,
         seed: int,
         top: int,
-        few: int,
         most: float,
         watch: Callable[[Found], bool],
         stop: Callable[[], bool],
     ) -> None:
         self.spec, self.workers, self.gap, self.seed = spec, workers, gap, seed
-        self.top, self.few, self.most, self.watch, self.stop = top, few, most, watch, stop
+        self.top, self.most, self.watch, self.stop = top, most, watch, stop
         self.end = time.perf_counter() + seconds
         self.population = search.Population(spec)
         self.annealer = Annealer(relaxation(spec))
@@ -154,28 +153,43 @@ class _Descent:
         if self.ranked and self.most > 0:
             tree = self._branch(self.spec, self._target, self._follow)
             self.bound = min(self.bound, max(self.last, tree.state.unjudged))
-        if tree is None or not self.few or self._stopped():
+        if tree is None or self._stopped():
             return self._found()
-        if self.ranked and self.gap > 0:
-            left, dropped = self._near(tree), tree.state.unjudged
-        else:
-            target = self._target() if self.ranked else _ANY
-            left, dropped = tree.survivors(relaxation(self.spec), target), tree.state.settled
+        left, dropped = self._survivors(tree)
         return dataclasses.replace(self._found(), dropped=max(dropped, self.last), survivors=left)
 
+    def _survivors(self, tree: Tree) -> tuple[Survivors | None, float]:
+        """What another solver is given, and a bound on all other designs.
+
+        That is what survives in the boxes that are left. Where none is, it is a check: the options of the architectures
+        that had to be judged one by one, and what survives just below the best one in its own part of the tree.
+        """
+        known = relaxation(self.spec)
+        target = self._target() if self.ranked else _ANY
+        parts = [surviving(known, box, bound, target) for box, bound in tree.left if bound.value > target]
+        dropped = tree.state.settled
+        if not parts:
+            dropped = tree.state.unjudged
+            parts = [self._near(tree)] if self.ranked else []
+        points = [*tree.points, *(path for _, path in self.ranked)]
+        if points:
+            parts.append(Survivors.along(points, self.spec.input.channels))
+        listed = [part for part in parts if part is not None]
+        if len(listed) < len(parts):
+            return None, dropped
+        return listed[0].joined(listed[1:]), dropped
+
     def _near(self, tree: Tree) -> Survivors | None:
-        """What survives just below the best design, in the part of the tree where it is; ``None`` if that is much."""
         score, best = self.ranked[0]
-        node = tree.root
-        while child := next((child for child in node.children if child.box.holds(best)), None):
-            node = child
+        node = tree.holding(best, _AROUND)
+        nothing = Survivors.along([best], self.spec.input.channels)
         if node.multipliers is None:
-            return None
+            return nothing
         above = Bound(node.value, node.multipliers, node.tangents, None)
         target = score - _BELOW * max(abs(score), 1e-9)
-        found = examine(relaxation(self.spec), Task(node.box, above, (), target, self.few))
-        if found.bound is None or found.cuts:
-            return None
+        found = examine(relaxation(self.spec), Task(node.box, above, (), target), stop=self._stopped)
+        if found.bound is None:
+            return nothing
         return surviving(relaxation(self.spec), found.trims[-1].box if found.trims else node.box, found.bound, target)
 
     def _begun(self) -> Tree | None:
@@ -214,7 +228,6 @@ class _Descent:
             self.judge,
             explore=self.explore,
             workers=functools.partial(self.workers, spec),
-            few=self.few,
             most=self.most,
             seconds=self.end - time.perf_counter(),
             watch=follow,

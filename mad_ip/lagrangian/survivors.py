@@ -36,10 +36,11 @@ class Survivors:
             tuple(frozenset().union(*parts) for parts in zip(*(each.options for each in every), strict=True))
         )
 
-    def holding(self, path: Path, image_channels: int) -> Survivors:
-        """With the options of a path."""
-        sources = (image_channels, *(choice.channels for choice in path))
-        return self.joined([Survivors(tuple(frozenset([option]) for option in zip(sources, path, strict=False)))])
+    @classmethod
+    def along(cls, paths: Iterable[Path], image_channels: int) -> Survivors:
+        """The options of some paths, at least one."""
+        rows = [zip((image_channels, *(choice.channels for choice in path)), path, strict=False) for path in paths]
+        return cls(tuple(map(frozenset, zip(*rows, strict=True))))
 
 
 def surviving(relaxation: Relaxation, box: Box, bound: Bound, target: float) -> Survivors | None:

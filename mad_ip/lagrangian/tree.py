@@ -24,7 +24,6 @@ import numpy as np
 from mad_ip.lagrangian.box import AXES, Axis, Box, whole
 from mad_ip.lagrangian.dual import EVALUATIONS, Dual, minimise
 from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace, alone
-from mad_ip.lagrangian.survivors import Survivors, surviving
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Path
 
@@ -59,9 +58,6 @@ _THIN = 20
 
 _CORRECTIONS = 6
 """Evaluations of the whole box after that."""
-
-_PROMISING = 50
-"""Times as many values may be combined in a box, the channels before each aside, as options may survive in it."""
 
 _KNOWN = 24
 """Paths that the parts of a box get to know."""
@@ -103,37 +99,34 @@ class State:
 
 @dataclass(frozen=True)
 class Tree:
-    """The tree, the bound that it proves, and the boxes that are left, each with a bound."""
+    """The tree, the bound that it proves, the boxes that are left, each with a bound, and the points judged."""
 
     root: Node
     state: State
     left: tuple[tuple[Box, Bound], ...]
+    points: tuple[Path, ...]
 
-    def survivors(self, relaxation: Relaxation, target: float) -> Survivors | None:
-        """The options that a design in a box left may take to pass a target; ``None`` where they are too many."""
-        found = Survivors(tuple(frozenset() for _ in relaxation.tables))
-        for box, bound in self.left:
-            if bound.value > target:
-                here = surviving(relaxation, box, bound, target)
-                if here is None:
-                    return None
-                found = found.joined([here])
-        return found
+    def holding(self, path: Path, size: int) -> Node:
+        """The first node whose box holds a path and has at most ``size`` values, or else the last that holds it."""
+        node = self.root
+        while node.box.size > size and (
+            child := next((child for child in node.children if child.box.holds(path)), None)
+        ):
+            node = child
+        return node
 
 
 @dataclass(frozen=True)
 class Task:
     """A box to bound, and to shrink and cut where its bound passes ``target``.
 
-    ``above`` bounds the box around it; ``known`` are paths of that box. Where no more than ``few`` options survive, it
-    is not cut.
+    ``above`` bounds the box around it; ``known`` are paths of that box.
     """
 
     box: Box
     above: Bound | None
     known: tuple[Trace, ...]
     target: float
-    few: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,7 +142,7 @@ class Trim:
 class Examined:
     """What a task found: how the box shrank, and of what is left that it is empty, a point, or bounded by ``bound``.
 
-    Where that passes the target, ``cuts`` are where to split, ascending, none where it is small, and ``known`` are paths that matter; ``candidates`` are
+    Where that passes the target, ``cuts`` are where to split, ascending, none where it was stopped, and ``known`` are paths that matter; ``candidates`` are
     paths that may be designs, the maximising one first.
     """
 
@@ -168,7 +161,6 @@ def branch_and_bound(
     *,
     explore: Callable[[Path], None] = lambda _: None,
     workers: Workers | None = None,
-    few: int = 0,
     most: float = math.inf,
     seconds: float = math.inf,
     watch: Callable[[State], bool] = lambda _: False,
@@ -178,11 +170,10 @@ def branch_and_bound(
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
     ``explore`` is told the maximising paths of boxes, near which good designs are. ``workers`` examine the tasks of a
-    round, in order; by default this thread does. Boxes where no more than ``few`` options survive are left, and so is
-    what is open after ``most`` boxes. ``watch`` is told the state after every round; ``stop`` is asked at any moment, by
+    round, in order; by default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state after every round; ``stop`` is asked at any moment, by
     any thread.
     """
-    return _Search(relaxation, target, judge, explore, workers, few, most, seconds, watch, stop).run()
+    return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop).run()
 
 
 def examine(
@@ -231,17 +222,7 @@ def examine(
         if left.size > _WORTH * box.size:
             break
         box = left
-    cuts = () if _is_small(relaxation, left, best, task) else _cuts(left, dual)
-    return Examined("leaf", tuple(trims), best, cuts, known, tuple(candidates))
-
-
-def _is_small(relaxation: Relaxation, box: Box, bound: Bound, task: Task) -> bool:
-    """Whether so few options survive in a box that it is left as it is."""
-    sizes = zip(*(map(len, getattr(box, axis)) for axis in AXES), strict=True)
-    if task.few == 0 or sum(math.prod(size) for size in sizes) > _PROMISING * task.few:
-        return False
-    found = surviving(relaxation, box, bound, task.target)
-    return found is not None and len(found) <= task.few
+    return Examined("leaf", tuple(trims), best, _cuts(left, dual), known, tuple(candidates))
 
 
 def _active(program: Program, dual: Dual, best: Bound) -> tuple[Trace, ...]:
@@ -315,7 +296,6 @@ class _Search:
         judge: Judge,
         explore: Callable[[Path], None],
         workers: Workers | None,
-        few: int,
         most: float,
         seconds: float,
         watch: Callable[[State], bool],
@@ -323,8 +303,9 @@ class _Search:
     ) -> None:
         self.relaxation, self.target, self.judge, self.explore = relaxation, target, judge, explore
         self.workers = workers or (lambda tasks, stop: [examine(relaxation, task, stop=stop) for task in tasks])
-        self.few, self.most, self.seconds, self.watch, self.stop = few, most, seconds, watch, stop
-        self.small: list[tuple[Box, Bound]] = []
+        self.most, self.seconds, self.watch, self.stop = most, seconds, watch, stop
+        self.left: list[tuple[Box, Bound]] = []
+        self.points: list[Path] = []
         self.began = time.perf_counter()
         self.queue: list[tuple[float, int, _Open]] = []
         self.order = itertools.count()
@@ -341,17 +322,17 @@ class _Search:
             done = not self.queue or -self.queue[0][0] <= self.target()
             if self.watch(self._state()) or done or self.nodes >= self.most or self._stopped():
                 break
-        left = list(self.small)
+        left = list(self.left)
         for _, _, item in self.queue:
             assert item.above is not None
             # A part has at least the bound of the box around it.
             item.node.settle("leaf", item.above)
             left.append((item.node.box, item.above))
-        return Tree(root, self._state(), tuple(left))
+        return Tree(root, self._state(), tuple(left), tuple(self.points))
 
     def _state(self) -> State:
         open_ = [-self.queue[0][0]] if self.queue else []
-        unjudged = max(self.settled, *open_, -math.inf, *(bound.value for _, bound in self.small))
+        unjudged = max(self.settled, *open_, -math.inf, *(bound.value for _, bound in self.left))
         bound, seconds = max(unjudged, self.judged), time.perf_counter() - self.began
         return State(bound, unjudged, self.settled, self.nodes, len(self.queue), seconds)
 
@@ -367,7 +348,7 @@ class _Search:
         items: list[_Open] = []
         while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or not items):
             items.append(heapq.heappop(self.queue)[2])
-        tasks = [Task(item.node.box, item.above, item.known, target, self.few) for item in items]
+        tasks = [Task(item.node.box, item.above, item.known, target) for item in items]
         for item, found in zip(items, self.workers(tasks, self._stopped), strict=True):
             self._apply(item.node, found, target)
 
@@ -384,6 +365,7 @@ class _Search:
         if found.kind == "point":
             node.kind, node.value = "point", self.judge(found.candidates[0])
             self.judged = max(self.judged, node.value)
+            self.points.append(found.candidates[0])
             return
         bound = found.bound
         assert bound is not None
@@ -398,7 +380,7 @@ class _Search:
         assert box is not None
         if not found.cuts:
             node.settle("leaf", bound)
-            self.small.append((box, bound))
+            self.left.append((box, bound))
             return
         for cut in found.cuts:
             node.kind, node.split = "split", cut
