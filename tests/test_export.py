@@ -7,7 +7,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,15 +31,6 @@ ZOO = sorted(path.parent for path in MODELS.glob("*/spec.toml") if (path.parent 
 DESIGNS = [folder / "design.json" for folder in ZOO] + sorted(MODELS.glob("published/*.json"))
 CHEAP = 32
 """Pixels at which big networks are compared: no layer depends on the resolution."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small(*families: str, frames: int | None = None, tail: int | None = 20, classes: int = 7) -> Design:

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +40,6 @@ SMALL = ["madip_toy", "madip_mobile", "madip_deepmad_r18"]
 
 every = pytest.mark.parametrize("name", [*ZOO, *PUBLISHED])
 small = pytest.mark.parametrize("name", SMALL)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def create(name: str, **options: Any) -> Any:

@@ -8,7 +8,6 @@ import itertools
 import math
 import re
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,6 @@ ROOT = Path(__file__).parents[1]
 E3D = ROOT / "models" / "e3d-s"
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 # The optimum ----------------------------------------------------------------------------------------------------------
