@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -190,9 +189,9 @@ def test_a_real_run_finds_and_proves_the_toys_optimum(report: tuple[dict, Path, 
     assert all(score <= bound * (1 + 1e-9) for score in scores for bound in bounds)
     times = run["seconds"]
     assert 0 < times["first"] <= times["near"] <= times["optimum"] <= times["proof"] < run["wall"] < elapsed
-    # The interpreter with NumPy and Pyomo takes more than 40 MB, and loading it some time of a core.
+    # Bytes: the interpreter with NumPy and Pyomo takes more than 40 MB. Seconds, of two processes.
     assert 40e6 < run["memory"] < 4e9
-    assert 0.2 < run["cpu"] < 4 * run["wall"]
+    assert 0 < run["cpu"] < 4 * run["wall"]
 
 
 def test_what_cannot_be_solved_is_a_row_that_says_why(report: tuple[dict, Path, float]) -> None:
@@ -232,28 +231,44 @@ def test_the_report_is_complete_and_tells_nothing_about_the_machines_folders(rep
     assert "http" not in re.sub(r"base64,[\w+/=]+", "", (folder / "report.html").read_text())
 
 
-def run_of(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch, **settings: float) -> Run:
-    """A run whose process is a Python script instead of the worker."""
+def written(tmp_path: Path, script: str) -> Path:
     program = tmp_path / "program"
     program.write_text(f"#!{PYTHON}\n{script}")
     program.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(program))
+    return program
+
+
+def run_of(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch, **settings: float) -> Run:
+    """A run whose process is a Python script instead of the worker."""
+    monkeypatch.setattr(sys, "executable", str(written(tmp_path, script)))
     return measure(Job("a", "spec.toml", "s", "highs", 0), Settings(**settings))
 
 
-def test_time_and_memory_include_the_child_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+MEASURED = """
+import json, sys
+from mad_ip.reports.comparison.records import Settings
+from mad_ip.reports.comparison.runs import Job, measure
+sys.executable = sys.argv[1]
+run = measure(Job("a", "spec.toml", "s", "highs", 0), Settings())
+print(json.dumps([run.status, run.wall, run.cpu, run.memory]))
+"""
+
+
+def test_time_and_memory_include_the_child_process(tmp_path: Path) -> None:
     child = "import time\ncontent = bytearray(600_000_000)\nwhile time.process_time() < 1.0: pass"
-    script = (
+    program = written(
+        tmp_path,
         f"import subprocess, sys\nsubprocess.run([{PYTHON!r}, '-c', {child!r}])\n"
-        'print(\'{"status": "feasible", "message": ""}\')'
+        'print(\'{"status": "feasible", "message": ""}\')',
     )
-    run = run_of(tmp_path, script, monkeypatch)
-    assert run.status == "feasible"
-    assert 1.0 <= run.cpu <= 2.0
-    assert run.cpu < run.wall + 0.3
-    # Linux counts what a process was before exec too: a copy of this one.
-    ours = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert 600e6 < run.memory < max(700e6, 1.05 * ours)
+    # From a small process: Linux counts what a process was before exec too, a copy of the one that started it.
+    done = subprocess.run([PYTHON, "-c", MEASURED, program], capture_output=True, text=True, check=True)
+    status, wall, cpu, memory = json.loads(done.stdout)
+    assert status == "feasible"
+    # Counted twice it would be more than 2.
+    assert 1.0 <= cpu < 2.0
+    assert cpu < wall + 0.3
+    assert 600e6 < memory < 700e6
 
 
 def test_a_process_that_dies_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
