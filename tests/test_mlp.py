@@ -9,7 +9,6 @@ import math
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
 from fractions import Fraction
@@ -400,11 +399,3 @@ def test_json_is_the_design_and_a_solver_is_refused(tmp_path: Path) -> None:
         assert refused.returncode == 2
         assert "is the design of an MLP" in refused.stderr
     assert run("solve", EXAMPLE, "--time-limit", 0, "--quiet").returncode == 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

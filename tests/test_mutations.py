@@ -23,6 +23,8 @@ from mad_ip.design import Design
 from mad_ip.spec import Spec, Stage
 from mad_ip.verification import audit, verify
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 Mutate = Callable[[pytest.MonkeyPatch], None]
 
 

@@ -72,6 +72,7 @@ def structure(design: Design) -> oracle.Structure:
 # A failing spec is small and printed as it is: shrinking it would take hundreds of solves.
 @settings(max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=SLOW, phases=[Phase.generate])
 @given(spec=specs())
+@pytest.mark.usefixtures("in_this_process")
 def test_solve_finds_what_enumeration_finds(spec: Spec) -> None:
     check(spec)
 
