@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from strategies import specs
 
+from mad_ip.cost import COSTS, Cost
 from mad_ip.design import Design
 from mad_ip.errors import InputError
 from mad_ip.lagrangian import kernels
@@ -25,7 +26,7 @@ from mad_ip.lagrangian.box import AXES, Box, spreads, whole
 from mad_ip.lagrangian.dual import minimise
 from mad_ip.lagrangian.program import Bound, Program, Relaxation
 from mad_ip.lagrangian.tree import Node, Task, branch_and_bound, examine
-from mad_ip.spec import Path, Spec
+from mad_ip.spec import Budget, Path, Spec
 from mad_ip.verification.bound import bound, replay
 
 QUICK = settings(
@@ -199,6 +200,53 @@ def test_the_program_over_all_log_widths_is_exact(spec: Spec, seed: int) -> None
         for bounds, _ in program.value_bounds(found):
             # The best path takes some value of every choice.
             assert [row.max() for row in bounds] == pytest.approx([found.value] * 4, rel=1e-9, abs=tolerance)
+
+
+def widest(spec: Spec, path: Path) -> int:
+    """The most channels that come out of any convolution of an architecture, or out of its head."""
+    found = [choice.channels for choice in path] + [spec.input.classes]
+    for stage, choice in zip(spec.stages, path[1:], strict=False):
+        found.append(choice.mid)
+        if stage.block == "inverted_se":
+            found.append(max(8, 8 * ((choice.mid + 16) // 32)))
+    return max(found)
+
+
+@QUICK
+@given(spec=SMALL, seed=SEEDS)
+def test_what_a_budget_on_a_maximum_forbids_is_on_no_path(spec: Spec, seed: int) -> None:
+    """The bound is that of the others, as exactly, and minus infinity without others."""
+    random = Random(seed)
+    everything = literals(spec)
+    limit = random.choice([widest(spec, x.path) for x in everything])
+    with pytest.MonkeyPatch.context() as patch:
+        terms = lambda layers, opens: (layer.out_channels * layer.present for layer in layers)  # noqa: E731
+        patch.setitem(COSTS, "widest", Cost("widest", "channels", terms, "max"))
+        spec = dataclasses.replace(spec, budget=Budget(**spec.budget.given, widest=limit), sha256="")
+        relaxation = Relaxation(spec)
+        for _ in range(3):
+            box = random_box(relaxation, everything, random).tightened()
+            assert box is not None
+            program = Program(relaxation, box, ranged=False)
+            inside = [x for x in everything if x.inside(box, total=False)]
+            allowed = [x for x in inside if widest(spec, x.path) <= limit]
+            if program.is_empty:
+                assert not allowed
+                continue
+            found = program.evaluate(random_multipliers(program, random))
+            if found.trace is None:
+                assert not allowed
+                assert found.value == -math.inf
+                continue
+            values = [priced(spec, x, box, found) for x in allowed]
+            tolerance = 1e-9 * (1 + max(magnitude for _, magnitude in values))
+            assert abs(found.value - max(value for value, _ in values)) <= tolerance
+            assert found.trace.path in {x.path for x in allowed}
+            for s, (bounds, _) in enumerate(program.value_bounds(found)):
+                for position, (axis, row) in enumerate(zip(AXES, bounds, strict=True)):
+                    for value, most in zip(getattr(box, axis)[s], row, strict=True):
+                        through = (v for (v, _), x in zip(values, allowed, strict=True) if x.path[s][position] == value)
+                        assert most >= max(through, default=-math.inf) - tolerance
 
 
 @QUICK
