@@ -695,6 +695,30 @@ def test_multipliers_that_cancel_leave_a_valid_bound() -> None:
             assert program.evaluate(np.array([0.0, curvature, total])).value >= only.score
 
 
+def test_a_score_without_entropy_is_bounded() -> None:
+    """No level has a weight: nothing but the depth penalty is left, and what a natural step is is not clear."""
+    stage = {
+        "block": "basic",
+        "stride": 2,
+        "channels": [8, 16],
+        "mid": [8],
+        "kernel": [3],
+        "depth": [1, 3],
+        "weight": 0,
+    }
+    stem = {"kernel": 3, "stride": 2, "channels": [8], "weight": 0}
+    for budget in ({}, {"macs": 1e6, "effectiveness": 0.5}):
+        table = {"name": "n", "input": {"resolution": 32}, "budget": budget, "stem": stem, "stage": [stage] * 2}
+        spec = Spec.from_table(table)
+        best = oracle.enumerate_best(spec)
+        assert best is not None
+        assert best.score == -spec.objective.depth_penalty
+        for reference in (best, min(oracle.architectures(spec), key=lambda x: x.score)):
+            result = bound(spec, Design.chosen(spec, reference.path), gap=1e-9)
+            assert result.upper >= best.score - 1e-9
+            assert replay(spec, result.certificate).reasons == ()
+
+
 def test_spreads_too_many_to_list_still_bound() -> None:
     """52 stages of depth 1 or 60 in tinynas: variances far beyond the listed integers."""
     one = {"block": "inverted", "stride": 1, "channels": [8], "mid": [8], "kernel": [3]}
