@@ -408,11 +408,11 @@ class _Enumeration:
     def _options(self, t: int, c_in: int, c: int, low: int, high: int) -> _Options:
         return self.segments[t].options(self.budgets, c_in, c, low, high)
 
-    def _merged(self, before: Integers, after: Integers) -> Integers:
-        """The costs (B, rows) of what two parts of networks make."""
-        merged = np.empty_like(before)
-        for cost, row, first, second in zip(self.budgets, merged, before, after, strict=True):
-            MERGE[cost.combine](first, second, out=row)
+    def _merged(self, before: Integers, first: Integers, after: Integers, second: Integers) -> Integers:
+        """The costs (B, rows) of the columns ``first`` of ``before`` with the columns ``second`` of ``after``."""
+        merged = np.empty((len(self.budgets), len(first)), np.int64)
+        for row, cost, left, right in zip(merged, self.budgets, before, after, strict=True):
+            MERGE[cost.combine](left[first], right[second], out=row)
         return merged
 
     # Suffixes
@@ -444,7 +444,7 @@ class _Enumeration:
                 depth, sigma = options.depth[o], options.log_width[o]
                 columns.append(
                     (
-                        self._merged(options.costs[:, o], after.costs[:, child]),
+                        self._merged(options.costs, o, after.costs, child),
                         sigma * gain + after.H[child],
                         gain,
                         depth + after.depths[child],
@@ -497,7 +497,7 @@ class _Enumeration:
         row = np.repeat(rows, len(options))
         o = np.tile(np.arange(len(options)), len(rows))
         kept = np.ones(len(row), bool)
-        costs = self._merged(before.costs[:, row], options.costs[:, o])
+        costs = self._merged(before.costs, row, options.costs, o)
         for limit, spent in zip(self.limits, costs, strict=True):
             kept &= spent <= limit
         layers = before.layers[row] + options.layers[o]
@@ -509,7 +509,7 @@ class _Enumeration:
         depth = options.depth[o]
         return _Prefixes(
             c,
-            costs=costs[:, kept],
+            costs=costs.compress(kept, axis=1),
             layers=layers[kept],
             H=(before.H[row] + segment.gain(c) * log_width)[kept],
             log_width=log_width[kept],
