@@ -67,7 +67,7 @@ class Trace:
 class Bound:
     """An upper bound ``value`` on the score within a box, by ``multipliers``.
 
-    ``tangents`` are the numbers of layers where phi is replaced by its tangent, one for each bounded segment;
+    ``tangents`` are the numbers of layers at which the slope of phi prices a layer, one for each bounded segment;
     ``trace`` is the maximising path, ``None`` where there is none.
     """
 
@@ -336,22 +336,47 @@ class Program:
         value = float(values[line]) + constant + self._margin(priced, magnitude)
         return Bound(value, multipliers, tangents, self._trace(priced, ahead, line))
 
-    def plane(self, trace: Trace, tangents: tuple[float, ...]) -> tuple[Floats, float]:
-        """Gradient and constant of a path's value as a function of the multipliers.
+    def plane(self, trace: Trace) -> tuple[Floats, float]:
+        """Gradient and constant of a path's value as a function of the multipliers, and of the prices of layers after
+        them.
 
-        Without what the spread of the depths and the range of their sum add, which is the same for all paths.
+        Without what floors, the spread of the depths and the range of their sum add, which is the same for all paths.
         """
         relaxation, box = self.relaxation, self.box
-        gradient = list(1.0 - trace.spent)
-        for tangent, log_width, layers in zip(tangents, trace.log_widths, trace.layers, strict=True):
-            gradient.append(log_width - (math.log(tangent) + 1 - relaxation.log_ratio) * layers + tangent)
+        gradient = [*(1.0 - trace.spent), *trace.log_widths]
         if relaxation.beta > 0:
             depths = [trace.path[s].depth for s in box.penalised]
             number, total = len(depths), sum(depths)
             chord = ((box.first + box.last) * total - box.first * box.last) / number**2
             gradient.append(-relaxation.beta * (sum(depth**2 for depth in depths) / number - chord))
             gradient.append(-total)
-        return np.array(gradient), trace.entropy
+        return np.array([*gradient, *(-layers for layers in trace.layers)]), trace.entropy
+
+    def per_layer(self, mu: float, tangent: float) -> float:
+        """The price of a layer that goes with a price of effectiveness: ``mu phi'(D)`` at a number of layers."""
+        return mu * (math.log(tangent) + 1 - self.relaxation.log_ratio)
+
+    @cached_property
+    def floors(self) -> tuple[tuple[Floats, Floats], ...]:
+        """For every bounded segment, all numbers of layers up to it that the box may have, and phi of each.
+
+        ``phi(D) = D ln D - D ln rho_0`` is the least log-width.
+        """
+        box = self.box
+        found = []
+        for s in self.relaxation.bounded:
+            layers = [part.layers for part in self.parts[: s + 1]]
+            least, most = (sum(n * depth[end] for n, depth in zip(layers, box.depth, strict=False)) for end in (0, -1))
+            same = {layers[r] for r in box.penalised if r <= s}
+            if box.penalised and box.penalised[-1] <= s and len(same) == 1:
+                # The total of the penalised depths says how many of the layers are theirs.
+                number = same.pop()
+                low, high = (sum(box.depth[r][end] for r in box.penalised) for end in (0, -1))
+                least += number * max(0, box.first - low)
+                most -= number * max(0, high - box.last)
+            count = np.arange(least, most + 1, dtype=float)
+            found.append((count, count * np.log(count) - count * self.relaxation.log_ratio))
+        return tuple(found)
 
     def penalty(self, curvature: float) -> tuple[float, float]:
         """``Q`` and ``V`` at the attainable ``V`` where ``Q(V) - b V`` is least."""
@@ -368,15 +393,17 @@ class Program:
         constant = magnitude = math.fsum(budgets)
         per_depth = [np.zeros(len(part.depth)) for part in self.parts]
         slopes = [0.0] * len(self.parts)
-        for s, mu, tangent in zip(relaxation.bounded, effectiveness, tangents, strict=True):
+        for s, mu, tangent, (count, floor) in zip(
+            relaxation.bounded, effectiveness, tangents, self.floors, strict=True
+        ):
             slopes[s] = float(mu)
-            # S >= phi(D) >= phi'(D0) D - D0 with phi'(D0) = ln D0 + 1 - ln rho_0.
-            per_layer = float(mu) * (math.log(tangent) + 1 - relaxation.log_ratio)
+            # S >= phi(D), priced by mu; mu phi(D) >= price D - most for every D that there is.
+            per_layer = self.per_layer(float(mu), tangent)
             for r in range(s + 1):
                 per_depth[r] = per_depth[r] + per_layer * self.parts[r].layers * self.parts[r].depth
                 magnitude += abs(per_layer) * self.parts[r].layers * float(self.parts[r].depth[-1])
-            constant += float(mu) * tangent
-            magnitude += float(mu) * tangent * (2 + abs(math.log(tangent)) + abs(relaxation.log_ratio))
+            constant += float((per_layer * count - mu * floor).max())
+            magnitude += float((abs(per_layer) * count + mu * np.abs(floor)).max())
         if relaxation.beta > 0:
             curvature, total = (float(value) for value in multipliers[-2:])
             bend, stages = relaxation.beta * curvature, len(box.penalised)
