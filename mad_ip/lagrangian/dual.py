@@ -65,7 +65,8 @@ def minimise(
     if start is None:
         best = program.evaluate(program.start, program.tangents)
     else:
-        best = program.evaluate(start.multipliers, start.tangents)
+        inside = zip(start.tangents, program.layer_ranges, strict=True)
+        best = program.evaluate(start.multipliers, tuple(min(max(t, low), high) for t, (low, high) in inside))
     if best.trace is None or best.value <= target or len(best.multipliers) == 0:
         traces = () if best.trace is None else (best.trace,)
         return Dual(best, traces, np.ones(len(traces)))
@@ -149,6 +150,9 @@ class _Master:
         for s, (count, _) in enumerate(self.floors):
             for place in (0, len(count) // 2, len(count) - 1):
                 self._look(s, place)
+            # mu phi' at the fewest layers <= price <= mu phi' at the most: beyond, nothing is gained.
+            for end, sign in zip(program.layer_ranges[s], (1.0, -1.0), strict=True):
+                self._plane({self.first_mu + s: sign * self._steep(end), self.number + s: -sign}, 0.0, None)
 
     def _point(self, multipliers: Floats, tangents: tuple[float, ...]) -> Floats:
         prices = [
@@ -156,17 +160,22 @@ class _Master:
         ]
         return np.array([*multipliers, *prices])
 
-    def _plane(self, gradient: dict[int, float], constant: float, which: int) -> None:
+    def _steep(self, count: float) -> float:
+        """``phi'`` at a number of layers."""
+        return math.log(count) + 1 - self.program.relaxation.log_ratio
+
+    def _plane(self, gradient: dict[int, float], constant: float, which: int | None) -> None:
         row = np.zeros(self.size)
         for column, value in gradient.items():
             row[column] = value
         self._row(row, constant, which)
 
-    def _row(self, gradient: Floats, constant: float, which: int) -> None:
-        """``t[which] >= constant + gradient x``."""
+    def _row(self, gradient: Floats, constant: float, which: int | None) -> None:
+        """``t[which] >= constant + gradient x``, or 0 instead of ``t[which]``."""
         row = np.zeros(len(self.columns))
         row[: self.size] = -gradient * self.scales / self.unit
-        row[self.size + which] = 1.0
+        if which is not None:
+            row[self.size + which] = 1.0
         value = (constant + float(gradient @ self.start)) / self.unit
         self.lp.addRow(value, highspy.kHighsInf, len(row), self.columns, row)
         self.planes += 1
@@ -213,12 +222,11 @@ class _Master:
         x = np.maximum(self.start + self.scales * z, self.least)
         multipliers = x[: self.number]
         tangents = []
-        for s, (count, _) in enumerate(self.floors):
+        for s, ends in enumerate(self.program.layer_ranges):
             mu, price = multipliers[self.first_mu + s], x[self.number + s]
-            # phi'(D) = ln D + 1 - ln rho_0 = price / mu, within what matters.
-            steep = price / mu if mu > 0 else -math.inf
-            log_count = np.clip(steep - 1 + self.program.relaxation.log_ratio, *np.log(count[[0, -1]]))
-            tangents.append(float(np.exp(log_count)))
+            least, most = map(self._steep, ends)
+            steep = min(max(price / mu, least), most) if mu > 0 else least
+            tangents.append(math.exp(steep - 1 + self.program.relaxation.log_ratio))
         return (multipliers, tuple(tangents)), value
 
     def active(self, centre: Bound, radius: float) -> tuple[tuple[Trace, ...], Floats]:

@@ -145,8 +145,8 @@ class _Part:
     @cached_property
     def largest(self) -> Floats:
         """For every budget, no less than what any option costs."""
-        parts = (array.reshape(len(array), -1).max(axis=1) for array in (self.pair, self.entering, self.opening))
-        return np.asarray(sum(parts) + (self.depth[-1] - 1) * self.again.reshape(len(self.again), -1).max(axis=1))
+        parts = (array.max(axis=tuple(range(1, array.ndim))) for array in (self.pair, self.entering, self.opening))
+        return np.asarray(sum(parts) + (self.depth[-1] - 1) * self.again.max(axis=(1, 2, 3)))
 
     @property
     def widths(self) -> tuple[Floats, Floats, Floats]:
@@ -168,15 +168,18 @@ class _Part:
         """Elementary steps for one line at every node."""
         return self.first_mid.size * self.entering.shape[2] * self.entering.shape[3]
 
-    def priced(self, prices: Floats, per_depth: Floats, slope: float) -> _Priced:
+    def priced(self, prices: Floats, budgets: int, per_depth: Floats, slope: float) -> _Priced:
         """The options with a price for every unit of a budget, and one for every depth."""
         arrays = (self.pair, self.entering, self.opening, self.again)
         pair, entering, opening, again = (
-            kernels.priced(array.reshape(len(array), -1), prices).reshape(array.shape[1:]) for array in arrays
+            kernels.priced(array.reshape(len(array), math.prod(array.shape[1:])), prices).reshape(array.shape[1:])
+            for array in arrays
         )
         # One more block is worth y: the best number of them is the highest of these lines in y.
         lines = np.array([self.depth - 1, -per_depth])
-        return _Priced(pair, entering, opening, again, per_depth, lines, slope, float(prices @ self.largest))
+        # Nothing is added up with what is forbidden.
+        largest = float(prices[:budgets] @ self.largest[:budgets])
+        return _Priced(pair, entering, opening, again, per_depth, lines, slope, largest)
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ class Program:
     def prefixes(self, slope: float, budgets: Floats) -> tuple[list[Floats], list[Floats]]:
         """At every node the largest ``slope S - price`` of a path up to it, and the largest ``-price`` after it."""
         prices = self.relaxation.prices(budgets)
-        priced = [part.priced(prices, np.zeros(len(part.depth)), 0.0) for part in self.parts]
+        priced = [part.priced(prices, len(budgets), np.zeros(len(part.depth)), 0.0) for part in self.parts]
         before, after = [np.zeros(1)], [np.zeros(len(self.parts[-1].channels))]
         for part, price in zip(self.parts, priced, strict=True):
             number = len(part.channels)
@@ -303,7 +306,7 @@ class Program:
     @cached_property
     def scales(self) -> Floats:
         """A natural step for every multiplier."""
-        score = sum(float(part.gain.max()) for part in self.parts) * float(self.carried[-1][1].max()) / 10
+        score = max(1.0, sum(float(part.gain.max()) for part in self.parts) * float(self.carried[-1][1].max()) / 10)
         depth = [1.0, score / 100] if self.relaxation.beta > 0 else []
         relaxation = self.relaxation
         return np.array([score] * len(relaxation.budgets) + [score / 300] * len(relaxation.bounded) + depth)
@@ -357,6 +360,18 @@ class Program:
         return mu * (math.log(tangent) + 1 - self.relaxation.log_ratio)
 
     @cached_property
+    def layer_ranges(self) -> tuple[tuple[int, int], ...]:
+        """For every bounded segment, the fewest and the most layers up to it by the depths of the segments."""
+        parts = list(zip(self.parts, self.box.depth, strict=True))
+        return tuple(
+            (
+                sum(part.layers * depth[0] for part, depth in parts[: s + 1]),
+                sum(part.layers * depth[-1] for part, depth in parts[: s + 1]),
+            )
+            for s in self.relaxation.bounded
+        )
+
+    @cached_property
     def floors(self) -> tuple[tuple[Floats, Floats], ...]:
         """For every bounded segment, all numbers of layers up to it that the box may have, and phi of each.
 
@@ -364,9 +379,8 @@ class Program:
         """
         box = self.box
         found = []
-        for s in self.relaxation.bounded:
+        for s, (least, most) in zip(self.relaxation.bounded, self.layer_ranges, strict=True):
             layers = [part.layers for part in self.parts[: s + 1]]
-            least, most = (sum(n * depth[end] for n, depth in zip(layers, box.depth, strict=False)) for end in (0, -1))
             same = {layers[r] for r in box.penalised if r <= s}
             if box.penalised and box.penalised[-1] <= s and len(same) == 1:
                 # The total of the penalised depths says how many of the layers are theirs.
@@ -422,7 +436,8 @@ class Program:
             magnitude += relaxation.beta * abs(minorant) + 2 * bend * variance + product + abs(total) * box.last
         prices = relaxation.prices(budgets)
         priced = [
-            part.priced(prices, more, slope) for part, more, slope in zip(self.parts, per_depth, slopes, strict=True)
+            part.priced(prices, number, more, slope)
+            for part, more, slope in zip(self.parts, per_depth, slopes, strict=True)
         ]
         return priced, constant, magnitude
 
@@ -440,11 +455,7 @@ class Program:
         """What rounding can take from a bound: proportional to the largest terms that a path's sum can hold."""
         most = float(self.carried[-1][1].max())
         for part, price in zip(self.parts, priced, strict=True):
-            largest = price.largest
-            # Nothing is added up with what is forbidden.
-            magnitude += (float(part.gain.max()) + price.slope) * most + (
-                largest % _FORBIDDEN if self.relaxation.forbidding else largest
-            )
+            magnitude += (float(part.gain.max()) + price.slope) * most + price.largest
         return _ROUNDING * magnitude
 
     def _backward(self, priced: list[_Priced]) -> list[_Ahead]:
