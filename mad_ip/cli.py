@@ -129,6 +129,7 @@ def verify(
     write_certificate: Annotated[Path | None, typer.Option(help="Where to write the bound's certificate.")] = None,
     evaluations: Annotated[int, typer.Option(help="Architectures that the attack evaluates.")] = 1_000_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attack.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the bound (default: all cores).")] = None,
     write: Annotated[bool, typer.Option("--write", help="Store what was proven in the design.json.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -138,6 +139,7 @@ def verify(
     """
     import dataclasses
     import json
+    import os
 
     from rich.console import Console
     from rich.markup import escape
@@ -176,6 +178,7 @@ def verify(
             seed=seed,
             certificate=boxes,
             certify=write_certificate is not None,
+            threads=threads or os.cpu_count() or 1,
             watch=lambda report: bool(watch and watch(report)) or interrupted(),
         )
     if write_certificate is not None and verdict.certificate:

@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from mad_ip.spec import Budget, Input, Space, Spec, Stage, Stem, Tail
+from mad_ip.spec import Budget, Choice, Input, Path, Space, Spec, Stage, Stem, Tail
 
 RHO_SLACK = 1e-12
 """``rho <= rho_0`` is decided within this relative slack; every other budget has none."""
@@ -37,6 +37,7 @@ class Best(NamedTuple):
     params: int
     layers: int
     structure: Structure
+    path: Path
 
 
 class Minima(NamedTuple):
@@ -280,6 +281,7 @@ def _architectures(problem: Problem) -> tuple[Best, ...]:
         entropy = network.H / 2 if convention == "tinynas" else network.H
         penalty = penalty_of(tuple(depth for _, _, _, depth in path))
         structure = (stem_channels, path, c_tail)
+        choices = [(stem_channels, 1, stem.kernel, 1), *path, *([] if c_tail is None else [(c_tail, 1, 1, 1)])]
         found.append(
             Best(
                 entropy - penalty,
@@ -290,6 +292,7 @@ def _architectures(problem: Problem) -> tuple[Best, ...]:
                 network.params + head.params,
                 network.D,
                 structure,
+                tuple(Choice(*choice) for choice in choices),
             )
         )
 

@@ -22,11 +22,6 @@ MODELS = Path(__file__).parent.parent / "models"
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-def decoded(spec: Spec, architecture: oracle.Best) -> Design:
-    stem, stages, tail = architecture.structure
-    return Design.chosen(spec, [(stem, 1, 1, 1), *stages, *([] if tail is None else [(tail, 1, 1, 1)])])
-
-
 @settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=SLOW)
 @given(spec=specs(limit=5_000))
 def test_the_attack_finds_the_best_of_a_small_space(spec: Spec) -> None:
@@ -34,7 +29,7 @@ def test_the_attack_finds_the_best_of_a_small_space(spec: Spec) -> None:
     everything = oracle.architectures(spec)
     best = oracle.enumerate_best(spec)
     worst = min(everything, key=lambda architecture: architecture.score)
-    found = attack(spec, decoded(spec, worst), evaluations=20_000)
+    found = attack(spec, Design.chosen(spec, worst.path), evaluations=20_000)
     assert found.finished
     assert found.evaluations == 20_000
     if best is None:
@@ -46,7 +41,7 @@ def test_the_attack_finds_the_best_of_a_small_space(spec: Spec) -> None:
     assert found.score == pytest.approx(best.score, rel=1e-9)
     slack = 1e-9 * abs(worst.score) + 1e-12 * worst.entropy
     assert bool(found.reasons) == (best.score > worst.score + slack)
-    assert attack(spec, decoded(spec, best), evaluations=20_000).reasons == ()
+    assert attack(spec, Design.chosen(spec, best.path), evaluations=20_000).reasons == ()
 
 
 @pytest.fixture(scope="module")

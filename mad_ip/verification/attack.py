@@ -4,8 +4,8 @@ It proves nothing by failing; it refutes by succeeding. Half of its rounds start
 the design itself; each evolves a population and then climbs from the best of it. The evaluation is written from
 blocks, cost and entropy alone, so that a fault in the solver's own search is not repeated here.
 
-Architectures are columns of an array ``genes[g, n]``: gene ``g`` (stem channels; channels, inner width, kernel and
-depth of every stage; tail channels) of architecture ``n`` as an index into its domain.
+Architectures are columns of an array ``genes[g, n]``: gene ``g`` (channels, inner width, kernel and depth of every
+segment, in this order) of architecture ``n`` as an index into its domain, which may be of one value.
 
 Symbols as in :mod:`mad_ip.verification.exhaustion`.
 """
@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mad_ip import blocks, cost, entropy
+from mad_ip import blocks, entropy
+from mad_ip.cost import COSTS
 from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design
 from mad_ip.errors import InputError
-from mad_ip.frames import Time
-from mad_ip.spec import Spec
-from mad_ip.verification.exhaustion import Structure, better, check_costs, realise, score_slack
+from mad_ip.spec import Choice, Path, Spec
+from mad_ip.verification.exhaustion import MERGE, better, check_costs, own_cost, realise, score_slack
 
 __all__ = ["EVALUATIONS", "Attack", "attack"]
 
@@ -110,6 +110,7 @@ class _Search:
         self.generator = np.random.default_rng(seed)
         self.domains = _domains(spec)
         self.sizes = np.array([len(domain) for domain in self.domains])[:, None]
+        self.free = np.count_nonzero(self.sizes > 1)
         self.moves = _moves(self.sizes)
         self.measured = design.measure(spec.objective.depth_penalty)
         self.scale = max(1.0, abs(self.measured.score))
@@ -131,7 +132,7 @@ class _Search:
         seconds = time.perf_counter() - self.began
         if self.best is None:
             return Attack(-math.inf, None, self.spent, finished, seconds)
-        found = realise(self.spec, self._structure(self.best), self.score)
+        found = realise(self.spec, self._path(self.best), self.score)
         score = found.metrics.score
         reasons: tuple[str, ...] = ()
         if score > self.measured.score + score_slack(self.measured):
@@ -190,9 +191,9 @@ class _Search:
         return np.asarray(genes[:, np.lexsort((-score, violation))[0]])
 
     def _mutated(self, genes: Integers, expected: Integers | int) -> Integers:
-        """``genes`` with about so many of them changed in every column."""
+        """``genes`` with about so many of those that have a choice changed in every column."""
         shape = genes.shape
-        changed = self.generator.random(shape, np.float32) * len(genes) < expected
+        changed = self.generator.random(shape, np.float32) * self.free < expected
         moved = genes + self.generator.choice(np.array([-3, -2, -1, -1, 1, 1, 2, 3]), shape)
         anywhere = self.generator.random(shape, np.float32) < 0.2
         moved = np.where(anywhere, self.generator.integers(0, self.sizes, shape), moved)
@@ -210,31 +211,20 @@ class _Search:
                 return
             here = best
 
-    def _structure(self, column: Integers) -> Structure:
+    def _path(self, column: Integers) -> Path:
         values = [int(domain[index]) for domain, index in zip(self.domains, column, strict=True)]
-        stages = tuple(
-            (values[g], values[g + 1], values[g + 2], values[g + 3]) for g in range(1, 1 + 4 * len(self.spec.stages), 4)
-        )
-        return values[0], stages, None if self.spec.tail is None else values[-1]
+        return tuple(Choice(*values[g : g + 4]) for g in range(0, len(values), 4))
 
 
 def _domains(spec: Spec) -> list[Integers]:
     """The domain of every gene."""
-    domains = [spec.stem.channels]
-    for stage in spec.stages:
-        domains += [stage.channels, stage.mid, stage.kernel, stage.depth]
-    if spec.tail is not None:
-        domains.append(spec.tail.channels)
-    return [np.array(domain, np.int64) for domain in domains]
+    choices = ((s.channels, s.mid, s.kernel, s.depth) for s in spec.segments)
+    return [np.array(domain, np.int64) for choice in choices for domain in choice]
 
 
 def _genes(design: Design, domains: list[Integers]) -> Integers | None:
     """The column of a design; ``None`` when it is no architecture of the space."""
-    values = [design.stem.channels]
-    for stage in design.stages:
-        values += [stage.channels, stage.mid, stage.kernel, stage.depth]
-    if design.tail is not None:
-        values.append(design.tail)
+    values = [value for choice in design.path for value in choice]
     if len(values) != len(domains) or not all(v in domain for v, domain in zip(values, domains, strict=True)):
         return None
     return np.array([int(np.searchsorted(domain, v)) for v, domain in zip(values, domains, strict=True)])
@@ -245,7 +235,7 @@ def _moves(sizes: Integers) -> Integers:
     number = len(sizes)
     unit = np.eye(number, dtype=np.int64)
     anywhere = [step * unit[:, g] for g in range(number) for step in range(1 - sizes[g, 0], sizes[g, 0])]
-    small = np.concatenate([step * unit for step in _STEPS], axis=1)
+    small = np.concatenate([step * unit[:, sizes[:, 0] > 1] for step in _STEPS], axis=1)
     pairs = (small[:, :, None] + small[:, None, :]).reshape(number, -1)
     moves: Integers = np.unique(np.concatenate([np.array(anywhere).T, pairs], axis=1), axis=1)
     return moves
@@ -257,55 +247,40 @@ def evaluate(spec: Spec, values: list[Integers]) -> tuple[Floats, Floats]:
     ``values`` has an array for every gene. Effectiveness is allowed half the slack of :func:`violations`, so that
     rounding here cannot pass what is refused there.
     """
-    sizes, times = spec.resolutions, spec.times
-    c, stem = values[0], spec.stem
-    layers = blocks.stem(spec.input.channels, c, stem.kernel, stem.stride, spec.input.resolution, times[0])
-    macs, params, depth = cost.macs(layers), cost.params(layers), np.full(len(c), entropy.count(layers))
-    log_width = entropy.log_width_product(layers)
-    levels = [(stem.weight, 0, c, log_width, depth)]
-    violation = np.zeros(len(c))
-    for t, stage in enumerate(spec.stages):
-        c_in, (c, m, k, repeats) = c, values[1 + 4 * t : 5 + 4 * t]
-        violation += ~spec.space.follows(c_in, c) * 1.0 + ~spec.space.carries(m, c) * 1.0
-        first = blocks.block(stage.block, c_in, c, m, k, stage.stride, sizes[t], times[t + 1])
-        rest = blocks.block(stage.block, c, c, m, k, 1, sizes[t + 1], times[t + 1].after)
-        more = repeats - 1
-        macs = macs + cost.macs(first) + more * cost.macs(rest)
-        params = params + cost.params(first) + more * cost.params(rest)
-        depth = depth + entropy.count(first) + more * entropy.count(rest)
+    limits = spec.budget.given
+    ratio = limits.pop("effectiveness", math.inf)
+    number = len(values[0])
+    spent = dict.fromkeys(limits, np.zeros(number, np.int64))
+    violation, h, log_width, layers = np.zeros(number), np.zeros(number), np.zeros(number), np.zeros(number, np.int64)
+    c, depths = np.full(number, spec.input.channels), []
+    for s, segment in enumerate(spec.segments):
+        c_in, (c, m, k, depth) = c, values[4 * s : 4 * s + 4]
+        if segment.ruled:
+            violation += ~spec.space.follows(c_in, c) * 1.0 + ~spec.space.carries(m, c) * 1.0
+        first, rest = blocks.opening(segment, c_in, c, m, k), blocks.repeated(segment, c, m, k)
+        head = blocks.closing(segment, c)
+        for key, before in spent.items():
+            spent[key] = MERGE[COSTS[key].combine](before, own_cost(COSTS[key], first, rest, head, depth))
+        more = depth - 1
+        layers = layers + entropy.count(first) + more * entropy.count(rest)
         log_width = log_width + entropy.log_width_product(first) + more * entropy.log_width_product(rest)
-        levels.append((stage.weight, t + 1, c, log_width, depth))
-    if spec.tail is not None:
-        c_in, c = c, values[-1]
-        layers = blocks.tail(c_in, c, sizes[-1], Time(times[-1].out_frames))
-        macs, params, depth = macs + cost.macs(layers), params + cost.params(layers), depth + entropy.count(layers)
-        log_width = log_width + entropy.log_width_product(layers)
-        levels[-1] = (spec.stages[-1].weight, len(spec.stages), c, log_width, depth)
-    head = blocks.head(c, spec.input.classes)
-    macs, params = macs + cost.macs(head), params + cost.params(head)
-    h = sum(
-        entropy.entropy_gain(weight, sizes[t], c, times[t].out_frames) * carried
-        for weight, t, c, carried, _ in levels
-        if weight > 0
-    )
-    for limit, value in ((spec.budget.macs, macs), (spec.budget.params, params), (spec.budget.layers, depth)):
-        if limit is not None:
-            violation += np.where(value > limit, value / limit - 1, 0.0)
-    if spec.budget.effectiveness is not None:
-        checked = [level for level in levels if level[0] > 0] if spec.convention == "tinynas" else levels[-1:]
-        for _, _, _, carried, count in checked:
-            excess = entropy.ratio(count, carried) / spec.budget.effectiveness - 1
+        h = h + entropy.entropy_gain(segment.weight, segment.out_size, c, segment.time.out_frames) * log_width
+        if segment.bounded:
+            excess = entropy.ratio(layers, log_width) / ratio - 1
             violation += np.where(excess > EFFECTIVENESS_TOLERANCE / 2, excess, 0.0)
-    score = entropy.entropy_factor(spec.convention) * h - _penalty(spec, values)
+        if segment.penalised:
+            depths.append(depth)
+    for key, limit in limits.items():
+        violation += np.where(spent[key] > limit, spent[key] / limit - 1, 0.0)
+    score = entropy.entropy_factor(spec.convention) * h - _penalty(spec, depths)
     return np.asarray(score), violation
 
 
-def _penalty(spec: Spec, values: list[Integers]) -> Floats | float:
-    """``beta Q``, saturating like :func:`mad_ip.entropy.depth_penalty`."""
+def _penalty(spec: Spec, depths: list[Integers]) -> Floats | float:
+    """``beta Q`` of the penalised depths, saturating like :func:`mad_ip.entropy.depth_penalty`."""
     beta = spec.objective.depth_penalty
     if beta == 0:
         return 0.0
-    depths = values[4 : 4 * len(spec.stages) + 1 : 4][spec.penalised]
     spread = len(depths) * sum(depth**2 for depth in depths) - sum(depths) ** 2
     with np.errstate(over="ignore"):
         penalty = beta * entropy.uniformity_of(spread, len(depths), spec.convention)

@@ -1,17 +1,16 @@
 """An upper bound on every feasible score, by the Lagrangian program alone, and a certificate that can be replayed.
 
 Neither a MILP solver nor a catalogue has a part in it: :mod:`mad_ip.lagrangian` prices the budgets and solves what
-remains over the grids of the spec by dynamic programming, and branches until no box can pass the asked gap. Of fine
-grids, coarse parts are branched first: where they split, and with which multipliers, is tried first on the whole.
+remains over the grids of the spec by dynamic programming, and branches until no box can pass the asked gap.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +19,11 @@ import numpy as np
 from mad_ip.design import Design, relative_gap, violations
 from mad_ip.errors import InputError
 from mad_ip.files import finite
+from mad_ip.lagrangian import workers
 from mad_ip.lagrangian.box import AXES, Box, whole
-from mad_ip.lagrangian.grids import grids
-from mad_ip.lagrangian.program import Bound, Choice, Program, Relaxation
+from mad_ip.lagrangian.program import Bound, Program, Relaxation
 from mad_ip.lagrangian.tree import Node, State, branch_and_bound
-from mad_ip.spec import Spec
+from mad_ip.spec import Path, Spec
 
 __all__ = ["FORMAT", "Bounded", "Replay", "bound", "replay"]
 
@@ -74,20 +73,21 @@ def bound(
     *,
     gap: float = 1e-4,
     seconds: float = math.inf,
+    threads: int = 1,
     watch: Callable[[Bounded], bool] | None = None,
 ) -> Bounded:
     """Bound the score of every feasible design to within ``gap``, relative to the score of ``design``.
 
-    Stops early after ``seconds``, or when ``watch``, told now and then how far it is, returns True; the bound is valid
-    all the same, infinite (without a certificate) where the whole grid was not reached. Whether the design is feasible
-    is :func:`mad_ip.verification.audit.audit`'s to say.
+    Stops early after ``seconds``, or when ``watch``, told after every round how far it is, returns True; the bound is
+    valid all the same. The result does not depend on the number of ``threads``. Whether the design is feasible is
+    :func:`mad_ip.verification.audit.audit`'s to say.
     """
     score = design.measure(spec.objective.depth_penalty).score
     target = score + gap * max(abs(score), _TOLERANCE)
     better: Design | None = None
 
     @functools.cache
-    def judge(path: tuple[Choice, ...]) -> float:
+    def judge(path: Path) -> float:
         nonlocal better
         candidate = _feasible(spec, path)
         if candidate is None:
@@ -100,35 +100,16 @@ def bound(
     def state(now: State) -> Bounded:
         return Bounded(max(now.bound, score), score, now.nodes, now.open, now.seconds, better)
 
-    def left() -> float:
-        return seconds - (time.perf_counter() - began)
-
-    stopped = False
-
-    def look(now: State) -> bool:
-        nonlocal stopped
-        # What is known of a part says nothing of the whole.
-        stopped = watch is not None and watch(dataclasses.replace(state(now), upper=math.inf))
-        return stopped
-
-    began = time.perf_counter()
-    *coarse, finest = grids(spec)
-    guide: Node | None = None
-    for grid in coarse:
-        if left() > 0:
-            tree = branch_and_bound(Relaxation(grid), lambda: target, judge, guide=guide, seconds=left(), watch=look)
-            guide = tree.root
-        if stopped:
-            return dataclasses.replace(state(tree.state), upper=math.inf, seconds=time.perf_counter() - began)
-    tree = branch_and_bound(
-        Relaxation(finest),
-        lambda: target,
-        judge,
-        guide=guide,
-        seconds=left(),
-        watch=lambda now: watch is not None and watch(state(now)),
-    )
-    last = dataclasses.replace(state(tree.state), seconds=time.perf_counter() - began)
+    with workers.threads(threads) as examine:
+        tree = branch_and_bound(
+            workers.relaxation(spec),
+            lambda: target,
+            judge,
+            workers=functools.partial(examine, spec),
+            seconds=seconds,
+            watch=lambda now: watch is not None and watch(state(now)),
+        )
+    last = state(tree.state)
     certificate = {
         "format": FORMAT,
         "spec_sha256": spec.sha256,
@@ -140,7 +121,7 @@ def bound(
     return Bounded(last.upper, score, last.nodes, last.open, last.seconds, better, certificate)
 
 
-def _feasible(spec: Spec, path: tuple[Choice, ...]) -> Design | None:
+def _feasible(spec: Spec, path: Path) -> Design | None:
     """The design of a path, measured exactly; ``None`` when it breaks a budget or a rule."""
     design = Design.chosen(spec, path)
     return None if violations(spec, design) else design
@@ -172,7 +153,9 @@ def _changes(before: Box, after: Box) -> Iterator[list[Any]]:
                 yield [axis, s, list(new)]
 
 
-def replay(spec: Spec, certificate: Mapping[str, Any], watch: Callable[[int, int], None] | None = None) -> Replay:
+def replay(
+    spec: Spec, certificate: Mapping[str, Any], *, threads: int = 1, watch: Callable[[int, int], None] | None = None
+) -> Replay:
     """Prove a certificate's bound anew, without any search: its boxes cover the space and each bound holds.
 
     ``watch`` is told the nodes done and their number. Raises :class:`InputError` when it is no such certificate.
@@ -185,80 +168,112 @@ def replay(spec: Spec, certificate: Mapping[str, Any], watch: Callable[[int, int
         raise InputError("nodes, upper: must be a list and a number, as mad-ip writes them")
     if certificate.get("spec_sha256") != spec.sha256:
         return Replay(math.inf, 0, (f"spec_sha256: the certificate is of another spec than {spec.sha256}",))
-    relaxation = Relaxation(spec)
     stack = [whole(spec)]
-    upper = -math.inf
+    boxes = []
     for number, record in enumerate(records):
         if not stack:
             return Replay(math.inf, number, (f"nodes[{number}]: beyond the tree's end",))
-        try:
-            value, children = _replayed(relaxation, stack.pop(), record)
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
-            raise InputError(f"nodes[{number}]: not a node that mad-ip writes ({error})") from None
-        if isinstance(value, str):
-            return Replay(math.inf, number, (f"nodes[{number}]: {value}",))
-        if math.isnan(value):
-            return Replay(math.inf, number, (f"nodes[{number}]: the bound is not a number",))
-        upper = max(upper, value)
-        stack.extend(reversed(children))
-        if watch is not None:
-            watch(number + 1, len(records))
+        boxes.append(stack.pop())
+        with _reading(number):
+            stack.extend(reversed(_children(boxes[-1], record)))
     if stack:
         return Replay(math.inf, len(records), (f"nodes: {len(stack)} boxes of the space are not covered",))
+    upper = -math.inf
+    known = workers.relaxation(spec)
+    known.widest  # noqa: B018 (once, before the threads ask for it)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        values = pool.map(functools.partial(_settled, known), boxes, records)
+        for number in range(len(records)):
+            with _reading(number):
+                value = next(values)
+            if isinstance(value, str):
+                return Replay(math.inf, number, (f"nodes[{number}]: {value}",))
+            if math.isnan(value):
+                return Replay(math.inf, number, (f"nodes[{number}]: the bound is not a number",))
+            upper = max(upper, value)
+            if watch is not None:
+                watch(number + 1, len(records))
+    finally:
+        pool.shutdown(cancel_futures=True)
     if upper > claimed + _TOLERANCE * abs(claimed):
         return Replay(upper, len(records), (f"upper {claimed!r}: the nodes prove only {upper!r}",))
     return Replay(upper, len(records), ())
 
 
-def _replayed(relaxation: Relaxation, box: Box, record: Mapping[str, Any]) -> tuple[float | str, list[Box]]:
-    """The bound on what a node settles by itself, and the boxes that it leaves; a sentence when it does not hold."""
-    tight = box.tightened()
+@contextmanager
+def _reading(number: int) -> Iterator[None]:
+    """Whatever is wrong with what a record holds is bad input."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+        raise InputError(f"nodes[{number}]: not a node that mad-ip writes ({error})") from None
+
+
+def _children(box: Box, record: Mapping[str, Any]) -> list[Box]:
+    """The boxes that a node leaves."""
     if "split" in record:
         axis, segment, at = record["split"]
         # Two parts cover a box only when they part integers: nothing is up to NaN, and nothing above it.
         whole_numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in (segment, at))
         if axis not in (*AXES, "total") or not whole_numbers or not 0 <= segment < len(box.channels):
             raise ValueError(f"split {record['split']!r}")
-        return -math.inf, list(box.split(axis, segment, at))
-    program = None if tight is None else Program(relaxation, tight)
+        return list(box.split(axis, segment, at))
+    if "trim" not in record:
+        return []
+    tight = box.tightened()
+    # An empty box has no parts: what is settled of it says that it should have been called empty.
+    return [box if tight is None else _kept(tight, record["keep"])]
+
+
+def _kept(box: Box, keep: list[Any]) -> Box:
+    for axis, segment, values in keep:
+        if axis not in AXES or not 0 <= segment < len(box.channels):
+            raise ValueError(f"keep {axis!r}, {segment!r}")
+        domain = getattr(box, axis)[segment]
+        box = box.restricted(axis, segment, tuple(value for value in domain if value in values))
+    return box
+
+
+def _settled(known: Relaxation, box: Box, record: Mapping[str, Any]) -> float | str:
+    """The bound on what a node settles by itself; a sentence when it does not hold."""
+    if "split" in record:
+        return -math.inf
+    tight = box.tightened()
+    program = None if tight is None else Program(known, tight)
     if tight is None or program is None or program.is_empty:
-        return ("the box is empty" if "empty" not in record else -math.inf), []
+        return -math.inf if "empty" in record else "the box is empty"
     if "empty" in record:
-        return "the box is not empty", []
+        # Without prices only what a budget on a maximum forbids has no value.
+        forbidden = program.evaluate(np.zeros(len(known.least))).trace is None
+        return -math.inf if forbidden else "the box is not empty"
     if "point" in record:
         if tight.point is None:
-            return "the box is not a point", []
-        design = _feasible(relaxation.spec, tight.point)
-        return -math.inf if design is None else design.metrics.score, []
+            return "the box is not a point"
+        design = _feasible(known.spec, tight.point)
+        return -math.inf if design is None else design.metrics.score
     kind = "leaf" if "leaf" in record else "trim"
     multipliers = np.array(record[kind], float)
     tangents = tuple(float(value) for value in record["tangents"])
-    if multipliers.shape != relaxation.least.shape or not (multipliers >= relaxation.least).all():
-        return "the multipliers are not valid", []
-    if not (np.abs(multipliers) <= _LARGEST).all() or len(tangents) != len(relaxation.bounded):
-        return "the multipliers are not valid", []
+    if multipliers.shape != known.least.shape or not (multipliers >= known.least).all():
+        return "the multipliers are not valid"
+    if not (np.abs(multipliers) <= _LARGEST).all() or len(tangents) != len(known.bounded):
+        return "the multipliers are not valid"
     if not all(0 < tangent <= _LARGEST for tangent in tangents):
-        return "the tangents are not valid", []
+        return "the tangents are not valid"
     found = program.evaluate(multipliers, tangents)
     # There is a path, and a path has a finite value unless something overflowed.
     if not math.isfinite(found.value):
-        return "the bound is not a finite number", []
-    if kind == "leaf":
-        return found.value, []
-    return _trimmed(program, found, record["keep"])
+        return "the bound is not a finite number"
+    return found.value if kind == "leaf" else _dropped(program, found, _kept(tight, record["keep"]))
 
 
-def _trimmed(program: Program, found: Bound, keep: list[Any]) -> tuple[float, list[Box]]:
-    box = program.box
-    kept = {(axis, segment): tuple(values) for axis, segment, values in keep}
-    dropped = -math.inf
-    for s, bounds in enumerate(program.value_bounds(found)):
+def _dropped(program: Program, found: Bound, left: Box) -> float:
+    """A bound on the designs that take a value of a box that is not left."""
+    dropped = [-math.inf]
+    for s, (bounds, _) in enumerate(program.value_bounds(found)):
         for axis, values in zip(AXES, bounds, strict=True):
-            domain = getattr(box, axis)[s]
-            chosen = kept.get((axis, s), domain)
-            gone = [value not in chosen for value in domain]
-            if any(gone):
-                # A value that is not a number makes the maximum one too.
-                dropped = float(np.maximum(dropped, values[np.array(gone)].max()))
-                box = box.restricted(axis, s, tuple(value for value in domain if value in chosen))
-    return dropped, [box]
+            kept = getattr(left, axis)[s]
+            dropped += [bound for v, bound in zip(getattr(program.box, axis)[s], values, strict=True) if v not in kept]
+    # A value that is not a number makes the maximum one too.
+    return float(np.max(dropped))

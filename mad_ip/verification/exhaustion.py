@@ -6,10 +6,10 @@ Every architecture is met in one of two ways, and :func:`exhaust` counts both to
 same number of channels. Budgets, entropy and, where these do not settle it, depth penalty and effectiveness of the pair
 are computed from the two halves by broadcasting.
 
-*dropped*: it continues a prefix that alone breaks a budget: its MACs, parameters or layers exceed the limit in exact
-integers, or (``tinynas``) a level inside it has too large an effectiveness. Everything appended adds a cost of at least
-zero and never lowers a maximum, so that no continuation can be feasible. This needs no bound and no solver. There is
-no dominance: of two prefixes with equal channels both are kept.
+*dropped*: it continues a prefix that alone breaks a budget: what it costs exceeds the limit in exact integers, or
+(``tinynas``) a level inside it has too large an effectiveness. Sums only grow with what is appended, and so do maxima,
+so that no continuation can be feasible. This needs no bound and no solver. There is no dominance: of two prefixes with
+equal channels both are kept.
 
 Two quantities of a pair are left uncomputed when they cannot matter. The depth penalty is at least beta, since
 ``Q = exp(.) >= 1`` (a variance and its root are not negative): a pair with ``H - beta`` not above the best score so far
@@ -22,8 +22,8 @@ How entropy splits: with ``S`` the log-width of the prefix, ``sigma_u`` the log-
     H = H_prefix + S * sum_{t in suffix} g_t + sum_{u in suffix} sigma_u sum_{t >= u} g_t.
 
 Symbols: ``c_in``, ``c`` channels into and out of a segment; ``m`` inner width; ``k`` kernel; ``L`` depth in blocks;
-``S``, ``D`` log-width and counted layers; ``H`` entropy; ``rho`` effectiveness; ``Q`` uniformity; ``beta`` its weight.
-A *segment* is a stage, or the tail; the tail ends the last stage's level, so that the last stage then has weight 0.
+``S``, ``D`` log-width and counted layers; ``H`` entropy; ``rho`` effectiveness; ``Q`` uniformity; ``beta`` its weight;
+B budgets given, of those in :data:`mad_ip.cost.COSTS`.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mad_ip import blocks, cost, entropy
+from mad_ip import blocks, entropy
+from mad_ip.cost import COSTS, Cost
 from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, Metrics, violations
 from mad_ip.errors import InputError, InternalError
-from mad_ip.frames import Time
-from mad_ip.spec import Domain, Spec, Stage
+from mad_ip.spec import Choice, Path, Segment, Spec
 
 __all__ = [
     "LIMIT",
+    "MERGE",
     "Exhaustion",
     "Progress",
     "Proof",
-    "Structure",
     "architectures",
     "better",
     "check_costs",
     "describe",
     "exhaust",
+    "own_cost",
     "prove",
     "realise",
     "score_slack",
@@ -82,8 +83,8 @@ _SCORE_TOLERANCE = 1e-9
 _ROUNDING = 1e-12
 """Rounding of a score relative to its entropy, which matters when entropy and penalty nearly cancel."""
 
-Structure = tuple[int, tuple[tuple[int, int, int, int], ...], int | None]
-"""Stem channels; (channels, mid, kernel, depth) of every stage; the tail's channels or ``None``."""
+MERGE = {"sum": np.add, "max": np.maximum}
+"""How the costs of two parts of a network are one."""
 
 Progress = Callable[[int, int], None]
 """Called now and then with the architectures met so far and their total; an exception that it raises ends the run."""
@@ -94,13 +95,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Exhaustion:
-    """What the enumeration found; ``structure`` and ``design`` are ``None`` when nothing meets the budgets.
+    """What the enumeration found; ``design`` is ``None`` when nothing meets the budgets.
 
     ``architectures = evaluated + dropped`` is the size of the space, ``seconds`` the time it took.
     """
 
     score: float
-    structure: Structure | None
     design: Design | None
     architectures: int
     evaluated: int
@@ -130,28 +130,28 @@ def prove(spec: Spec, design: Design, progress: Progress | None = None) -> Proof
     exhaustion = exhaust(spec, progress)
     measured = design.measure(spec.objective.depth_penalty)
     slack = score_slack(measured)
-    if exhaustion.structure is None or exhaustion.design is None:
+    if exhaustion.design is None:
         return Proof(exhaustion, ("exhaustion: no architecture of the space meets the budgets",))
     if exhaustion.score > measured.score + slack:
         return Proof(exhaustion, (better("exhaustion", exhaustion.design, measured.score),))
     if exhaustion.score < measured.score - slack:
-        best = f"{exhaustion.score!r} ({describe(exhaustion.structure)})"
+        best = f"{exhaustion.score!r} ({describe(exhaustion.design)})"
         return Proof(exhaustion, (f"exhaustion: the best is {best}; no feasible design has {measured.score!r}",))
     return Proof(exhaustion, ())
 
 
-def describe(structure: Structure) -> str:
+def describe(design: Design) -> str:
     """An architecture in words."""
-    stem, stages, tail = structure
-    parts = [f"stem {stem}", *("c{} m{} k{} L{}".format(*stage) for stage in stages)]
-    return ", ".join(parts if tail is None else [*parts, f"tail {tail}"])
+    parts = []
+    for segment, choice in zip(design.segments, design.path, strict=True):
+        stage = segment.kind == "stage"
+        parts.append("c{} m{} k{} L{}".format(*choice) if stage else f"{segment.kind} {choice.channels}")
+    return ", ".join(parts)
 
 
 def better(method: str, design: Design, score: float) -> str:
     """The sentence that says what better design a method has found than one of ``score``."""
-    stages = tuple((stage.channels, stage.mid, stage.kernel, stage.depth) for stage in design.stages)
-    described = describe((design.stem.channels, stages, design.tail))
-    return f"{method}: {described} scores {design.metrics.score!r}, better than the design's {score!r}"
+    return f"{method}: {describe(design)} scores {design.metrics.score!r}, better than the design's {score!r}"
 
 
 def architectures(spec: Spec) -> int:
@@ -160,13 +160,13 @@ def architectures(spec: Spec) -> int:
     Counted from the last segment backwards: from ``c_in`` channels on there are as many completions as the options of
     every ``c`` that may follow, times the completions from ``c`` on.
     """
-    return sum(_completions(spec, _segments(spec))[0].values())
+    return sum(_completions(_segments(spec))[0].values())
 
 
 def exhaust(spec: Spec, progress: Progress | None = None) -> Exhaustion:
     """The architecture of the highest score within the budgets, by enumeration.
 
-    MACs, parameters and layers are compared with their budgets as exact integers, effectiveness within
+    Costs are compared with their budgets as exact integers, effectiveness within
     :data:`mad_ip.design.EFFECTIVENESS_TOLERANCE` relative. The best is measured anew from its layers and checked
     against the spec before it is returned.
 
@@ -178,14 +178,29 @@ def exhaust(spec: Spec, progress: Progress | None = None) -> Exhaustion:
     return _Enumeration(spec, progress).run()
 
 
+def own_cost(
+    cost: Cost, first: Sequence[blocks.Layer], rest: Sequence[blocks.Layer], head: Sequence[blocks.Layer], depth: Any
+) -> Any:
+    """What a segment of ``depth`` blocks costs by itself, its layers as in :meth:`mad_ip.cost.Cost.of_segment`."""
+    merge = MERGE[cost.combine]
+    once: Any = functools.reduce(merge, [*cost.terms(first, True), *cost.terms(head, True)], 0)
+    again: Any = functools.reduce(merge, cost.terms(rest, False), 0)
+    times = depth - 1 if cost.combine == "sum" else depth > 1
+    return merge(once, times * again)
+
+
 def check_costs(spec: Spec) -> None:
     """Raise :class:`InputError` when costs pass what 64-bit integers sum exactly."""
-    c_in = max(spec.stem.channels)
-    stem = _stem_layers(spec, c_in)
-    total = int(cost.macs(stem) + cost.params(stem))
-    for segment in _segments(spec):
-        total += segment.largest_cost(c_in)
-        c_in = max(segment.channels)
+    total = 0
+    for segment in spec.segments:
+        c, m, k, depth = (max(d) for d in (segment.channels, segment.mid, segment.kernel, segment.depth))
+        # Unequal channels, so that a projection is counted.
+        first = blocks.opening(segment, max(segment.sources) + c, c, m, k)
+        rest, head = blocks.repeated(segment, c, m, k), blocks.closing(segment, c)
+        for cost in COSTS.values():
+            # Python integers have no limit; no maximum passes the sum.
+            once, again = [*cost.terms(first, True), *cost.terms(head, True)], list(cost.terms(rest, False))
+            total += int(sum(once) + depth * sum(again))
     if total >= _LARGEST:
         raise InputError(f"{spec.source}: costs of up to {total} pass 64-bit integers, which cannot sum them")
 
@@ -195,13 +210,12 @@ def score_slack(metrics: Metrics) -> float:
     return max(_SCORE_TOLERANCE * abs(metrics.score), _ROUNDING * metrics.entropy)
 
 
-def realise(spec: Spec, structure: Structure, score: float) -> Design:
-    """The design of a structure that was found to be feasible with ``score``, measured anew from its layers.
+def realise(spec: Spec, path: Path, score: float) -> Design:
+    """The design of a path that was found to be feasible with ``score``, measured anew from its layers.
 
     Raises :class:`InternalError` when it is not feasible or measures another score.
     """
-    stem, stages, tail = structure
-    design = Design.chosen(spec, [(stem, 1, 1, 1), *stages, *([] if tail is None else [(tail, 1, 1, 1)])])
+    design = Design.chosen(spec, path)
     broken = violations(spec, design)
     if broken:
         raise InternalError(f"verification found a design that is not feasible: {'; '.join(broken)}")
@@ -212,152 +226,85 @@ def realise(spec: Spec, structure: Structure, score: float) -> Design:
 
 @dataclass(frozen=True)
 class _Options:
-    """Options of one segment between two channel counts, flat over (m, k, L); ``depth`` is 0 if not penalised."""
+    """Options of one segment between two channel counts, flat over (m, k, L); ``depth`` is 0 if not penalised.
 
-    macs: Integers
-    params: Integers
+    ``costs`` (B, options) are by themselves.
+    """
+
+    costs: Integers
     layers: Integers
     log_width: Floats
     depth: Integers
 
     def __len__(self) -> int:
-        return len(self.macs)
+        return len(self.layers)
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """A stage (or, where ``stage`` is ``None``, the tail) on a ``size x size`` input with the time axis ``time``.
-
-    ``classes`` is not 0 where a head follows. ``weight`` is the entropy weight of the level that ends here, 0 if none
-    does.
-    """
+    """A segment of a spec with what its rules leave."""
 
     spec: Spec
-    stage: Stage | None
-    channels: Domain
-    size: int
-    out_size: int
-    time: Time
-    weight: float
-    penalised: bool
-    classes: int
+    facts: Segment
 
     def following(self, c_in: int) -> list[int]:
         """The channels that may follow ``c_in``."""
-        channels = np.array(self.channels)
-        if self.stage is None:
-            return list(self.channels)
-        return [int(c) for c in channels[self.spec.space.follows(c_in, channels)]]
+        space = self.spec.space
+        return [c for c in self.facts.channels if not self.facts.ruled or space.follows(c_in, c)]
+
+    def mids(self, c: int) -> Integers:
+        """The inner widths that go with ``c`` channels."""
+        mids = np.array(self.facts.mid, np.int64)
+        carried: Integers = mids[np.asarray(self.spec.space.carries(mids, c))] if self.facts.ruled else mids
+        return carried
 
     def shape(self, c: int) -> tuple[int, int, int]:
         """Numbers of inner widths, kernels and depths that go with ``c`` channels."""
-        if self.stage is None:
-            return 1, 1, 1
-        return len(self._mids(c)), len(self.stage.kernel), len(self.stage.depth)
+        return len(self.mids(c)), len(self.facts.kernel), len(self.facts.depth)
 
-    def decode(self, c: int, option: int) -> tuple[int, int, int, int]:
-        """(channels, mid, kernel, depth) of an option of a stage."""
-        assert self.stage is not None
+    def decode(self, c: int, option: int) -> Choice:
+        """The choice that an option is."""
         m, k, depth = (int(place) for place in np.unravel_index(option, self.shape(c)))
-        return c, int(self._mids(c)[m]), self.stage.kernel[k], self.stage.depth[depth]
+        return Choice(c, int(self.mids(c)[m]), self.facts.kernel[k], self.facts.depth[depth])
 
     def gain(self, c: int) -> float:
         """``alpha ln(f r^2 c)``, with the convention's factor."""
-        gain = float(entropy.entropy_gain(self.weight, self.out_size, c, self.time.out_frames))
+        facts = self.facts
+        gain = float(entropy.entropy_gain(facts.weight, facts.out_size, c, facts.time.out_frames))
         return entropy.entropy_factor(self.spec.convention) * gain
 
-    def options(self, c_in: int, c: int, low: int, high: int) -> _Options:
+    def options(self, budgets: Sequence[Cost], c_in: int, c: int, low: int, high: int) -> _Options:
         """The options ``low <= o < high`` of the flat list."""
-        head = blocks.head(c, self.classes)
-        if self.stage is None:
-            layers = blocks.tail(c_in, c, self.size, self.time)
-            return self._totals(layers, (), np.ones(1, np.int64), head)
-        stage = self.stage
         m_at, k_at, depth_at = np.unravel_index(np.arange(low, high), self.shape(c))
-        m = self._mids(c)[m_at]
-        k = np.array(stage.kernel, np.int64)[k_at]
-        depth = np.array(stage.depth, np.int64)[depth_at]
-        first = blocks.block(stage.block, c_in, c, m, k, stage.stride, self.size, self.time)
-        rest = blocks.block(stage.block, c, c, m, k, 1, self.out_size, self.time.after)
-        return self._totals(first, rest, depth, head)
-
-    def largest_cost(self, c_in: int) -> int:
-        """No less than the MACs or parameters of any option, in Python integers; all grow with every choice."""
-        c = max(self.channels)
-        head = blocks.head(c, self.classes)
-        if self.stage is None:
-            parts = [(1, blocks.tail(c_in, c, self.size, self.time)), (1, head)]
-        else:
-            m, k, depth = (max(domain) for domain in (self.stage.mid, self.stage.kernel, self.stage.depth))
-            # Unequal channels, so that a projection is counted.
-            first = blocks.block(self.stage.block, c_in + c, c, m, k, self.stage.stride, self.size, self.time)
-            rest = blocks.block(self.stage.block, c, c, m, k, 1, self.out_size, self.time.after)
-            parts = [(1, first), (depth, rest), (1, head)]
-        return sum(int(times * (cost.macs(layers) + cost.params(layers))) for times, layers in parts)
-
-    def _mids(self, c: int) -> Integers:
-        assert self.stage is not None
-        mids = np.array(self.stage.mid, np.int64)
-        carried: Integers = mids[np.asarray(self.spec.space.carries(mids, c))]
-        return carried
-
-    def _totals(
-        self, first: Sequence[blocks.Layer], rest: Sequence[blocks.Layer], depth: Integers, head: Sequence[blocks.Layer]
-    ) -> _Options:
+        m, depth = self.mids(c)[m_at], np.array(self.facts.depth, np.int64)[depth_at]
+        k = np.array(self.facts.kernel, np.int64)[k_at]
+        first, rest = blocks.opening(self.facts, c_in, c, m, k), blocks.repeated(self.facts, c, m, k)
+        head = blocks.closing(self.facts, c)
         repeats = depth - 1
+        costs = np.empty((len(budgets), high - low), np.int64)
+        for row, cost in zip(costs, budgets, strict=True):
+            row[:] = own_cost(cost, first, rest, head, depth)
         return _Options(
-            macs=cost.macs(first) + repeats * cost.macs(rest) + cost.macs(head),
-            params=cost.params(first) + repeats * cost.params(rest) + cost.params(head),
+            costs=costs,
             layers=entropy.count(first) + repeats * entropy.count(rest),
             log_width=entropy.log_width_product(first) + repeats * entropy.log_width_product(rest),
-            depth=depth if self.penalised else np.zeros_like(depth),
+            depth=depth if self.facts.penalised else np.zeros_like(depth),
         )
-
-
-def _stem_layers(spec: Spec, c: int) -> tuple[blocks.Layer, ...]:
-    stem = spec.stem
-    return blocks.stem(spec.input.channels, c, stem.kernel, stem.stride, spec.input.resolution, spec.times[0])
 
 
 def _segments(spec: Spec) -> list[_Segment]:
-    sizes, times = spec.resolutions, spec.times
-    number = len(spec.stages)
-    kept = set(range(number)[spec.penalised])
-    segments = []
-    for t, stage in enumerate(spec.stages):
-        last = t == number - 1
-        ends_level = not (last and spec.tail is not None)
-        segments.append(
-            _Segment(
-                spec,
-                stage,
-                stage.channels,
-                sizes[t],
-                sizes[t + 1],
-                times[t + 1],
-                weight=stage.weight if ends_level else 0.0,
-                penalised=t in kept,
-                classes=spec.input.classes if last and ends_level else 0,
-            )
-        )
-    if spec.tail is not None:
-        weight = spec.stages[-1].weight
-        size = sizes[-1]
-        time = Time(times[-1].out_frames)
-        segments.append(_Segment(spec, None, spec.tail.channels, size, size, time, weight, False, spec.input.classes))
-    return segments
+    return [_Segment(spec, facts) for facts in spec.segments]
 
 
-def _completions(spec: Spec, segments: Sequence[_Segment]) -> list[dict[int, int]]:
+def _completions(segments: Sequence[_Segment]) -> list[dict[int, int]]:
     """For every t and every channel count before segment t, how many completions there are (nodes with none left out).
 
     Nodes are those that the domains have, reached or not.
     """
-    ways = [dict.fromkeys(segments[-1].channels, 1)]
-    sources = [spec.stem.channels, *(segment.channels for segment in segments[:-1])]
-    for segment, source in zip(reversed(segments), reversed(sources), strict=True):
+    ways = [dict.fromkeys(segments[-1].facts.channels, 1)]
+    for segment in reversed(segments):
         ahead = {c: math.prod(segment.shape(c)) * number for c, number in ways[0].items()}
-        here = {c_in: sum(ahead.get(c, 0) for c in segment.following(c_in)) for c_in in source}
+        here = {c_in: sum(ahead.get(c, 0) for c in segment.following(c_in)) for c_in in segment.facts.sources}
         ways.insert(0, {c_in: number for c_in, number in here.items() if number > 0})
     return ways
 
@@ -371,12 +318,9 @@ class _Suffixes:
     """
 
     rows: dict[int, slice]
-    macs: Integers
-    params: Integers
-    layers: Integers
+    costs: Integers
     H: Floats
     gain: Floats
-    log_width: Floats
     depths: Integers
     squares: Integers
     own_layers: Integers
@@ -388,14 +332,13 @@ class _Suffixes:
 
 @dataclass(frozen=True)
 class _Prefixes:
-    """Networks up to the end of a segment, all with ``c`` channels; ``rho`` is the largest so far (``tinynas``).
+    """Networks up to the end of a segment, all with ``c`` channels; ``rho`` is the largest so far, where it is bounded.
 
     ``parent`` and ``row`` lead back to the prefix that each extends by ``option``.
     """
 
     c: int
-    macs: Integers
-    params: Integers
+    costs: Integers
     layers: Integers
     H: Floats
     log_width: Floats
@@ -407,7 +350,7 @@ class _Prefixes:
     option: Integers
 
     def __len__(self) -> int:
-        return len(self.macs)
+        return len(self.layers)
 
 
 class _Enumeration:
@@ -416,25 +359,23 @@ class _Enumeration:
     def __init__(self, spec: Spec, progress: Progress | None) -> None:
         self.spec, self.progress = spec, progress
         self.segments = _segments(spec)
-        self.ways = _completions(spec, self.segments)
+        self.ways = _completions(self.segments)
         self.total = sum(self.ways[0].values())
         if self.total > LIMIT:
             raise InputError(
                 f"{spec.source}: the space holds {self.total} architectures; exhaustion takes at most {LIMIT}"
             )
         check_costs(spec)
-        budget = spec.budget
-        self.limits = {
-            key: None if limit is None else min(math.floor(limit), _LARGEST)
-            for key, limit in (("macs", budget.macs), ("params", budget.params), ("layers", budget.layers))
-        }
-        self.rho = None if budget.effectiveness is None else budget.effectiveness * (1 + EFFECTIVENESS_TOLERANCE)
-        self.levelwise = spec.convention == "tinynas"
+        limits = {key: limit for key, limit in spec.budget.given.items() if key in COSTS}
+        self.budgets = [COSTS[key] for key in limits]
+        self.limits = [min(math.floor(limit), _LARGEST) for limit in limits.values()]
+        rho = spec.budget.effectiveness
+        self.rho = None if rho is None else rho * (1 + EFFECTIVENESS_TOLERANCE)
         self.beta = spec.objective.depth_penalty
-        self.penalised = len(spec.stages[spec.penalised])
+        self.penalised = sum(segment.facts.penalised for segment in self.segments)
         self.evaluated = self.dropped = 0
         self.score = -math.inf
-        self.structure: Structure | None = None
+        self.path: Path | None = None
         self.options = functools.lru_cache(maxsize=64)(self._options)
         self.space = np.empty(_CHUNK)
 
@@ -448,14 +389,13 @@ class _Enumeration:
         self.tables = [self._ends(reached[last])]
         for t in range(last - 1, self.split - 1, -1):
             self.tables.insert(0, self._suffixes(t, reached[t], self.tables[0]))
-        for stem in reached[0]:
-            self._extend(0, self._stem(stem))
+        self._extend(0, self._empty())
         if self.evaluated + self.dropped != self.total:
             raise InternalError(f"exhaustion met {self.evaluated + self.dropped} architectures of {self.total}")
-        design = None if self.structure is None else realise(self.spec, self.structure, self.score)
+        design = None if self.path is None else realise(self.spec, self.path, self.score)
         score = -math.inf if design is None else design.metrics.score
         seconds = time.perf_counter() - began
-        return Exhaustion(score, self.structure, design, self.total, self.evaluated, self.dropped, seconds)
+        return Exhaustion(score, design, self.total, self.evaluated, self.dropped, seconds)
 
     def _reached(self) -> list[list[int]]:
         """For every t the channel counts before segment t that a whole network passes."""
@@ -466,7 +406,14 @@ class _Enumeration:
         return reached
 
     def _options(self, t: int, c_in: int, c: int, low: int, high: int) -> _Options:
-        return self.segments[t].options(c_in, c, low, high)
+        return self.segments[t].options(self.budgets, c_in, c, low, high)
+
+    def _merged(self, before: Integers, first: Integers, after: Integers, second: Integers) -> Integers:
+        """The costs (B, rows) of the columns ``first`` of ``before`` with the columns ``second`` of ``after``."""
+        merged = np.empty((len(self.budgets), len(first)), np.int64)
+        for row, cost, left, right in zip(merged, self.budgets, before, after, strict=True):
+            MERGE[cost.combine](left[first], right[second], out=row)
+        return merged
 
     # Suffixes
 
@@ -474,9 +421,8 @@ class _Enumeration:
         """Nothing more to come: one empty row per channel count."""
         rows = {c: slice(row, row + 1) for row, c in enumerate(nodes)}
         whole, real = np.zeros(len(nodes), np.int64), np.zeros(len(nodes))
-        return _Suffixes(
-            rows, whole, whole, whole, real, real, real, whole, whole, whole, real, whole, whole, whole - 1
-        )
+        costs = np.zeros((len(self.budgets), len(nodes)), np.int64)
+        return _Suffixes(rows, costs, real, real, whole, whole, whole, real, whole, whole, whole - 1)
 
     def _suffixes(self, t: int, nodes: Sequence[int], after: _Suffixes) -> _Suffixes:
         """Every option of segment t before every completion in ``after``."""
@@ -490,7 +436,7 @@ class _Enumeration:
                 count = math.prod(segment.shape(c))
                 if count == 0 or c not in after.rows:
                     continue
-                options = segment.options(c_in, c, 0, count)
+                options = self._options(t, c_in, c, 0, count)
                 child = np.arange(after.rows[c].start, after.rows[c].stop)
                 o = np.repeat(np.arange(count), len(child))
                 child = np.tile(child, count)
@@ -498,12 +444,9 @@ class _Enumeration:
                 depth, sigma = options.depth[o], options.log_width[o]
                 columns.append(
                     (
-                        options.macs[o] + after.macs[child],
-                        options.params[o] + after.params[child],
-                        options.layers[o] + after.layers[child],
+                        self._merged(options.costs, o, after.costs, child),
                         sigma * gain + after.H[child],
                         gain,
-                        sigma + after.log_width[child],
                         depth + after.depths[child],
                         depth**2 + after.squares[child],
                         options.layers[o],
@@ -515,29 +458,16 @@ class _Enumeration:
                 )
                 number += len(o)
             rows[c_in] = slice(start, number)
-        return _Suffixes(rows, *(np.concatenate(column) for column in zip(*columns, strict=True)))
+        return _Suffixes(rows, *(np.concatenate(column, axis=-1) for column in zip(*columns, strict=True)))
 
     # Prefixes
 
-    def _stem(self, c: int) -> _Prefixes:
-        spec = self.spec
-        layers = _stem_layers(spec, c)
-        one = np.ones(1, np.int64)
-        depth, log_width = entropy.count(layers), entropy.log_width(layers)
-        gain = float(entropy.entropy_gain(spec.stem.weight, spec.resolutions[0], c, spec.times[0].out_frames))
+    def _empty(self) -> _Prefixes:
+        """The network without a segment."""
+        whole, real = np.zeros(1, np.int64), np.zeros(1)
+        costs = np.zeros((len(self.budgets), 1), np.int64)
         return _Prefixes(
-            c,
-            macs=one * cost.macs(layers),
-            params=one * cost.params(layers),
-            layers=one * depth,
-            H=np.array([entropy.entropy_factor(spec.convention) * gain * log_width]),
-            log_width=np.array([log_width]),
-            depths=one * 0,
-            squares=one * 0,
-            rho=np.array([float(entropy.ratio(depth, log_width)) if spec.stem.weight > 0 else 0.0]),
-            parent=None,
-            row=one * 0,
-            option=one * 0,
+            self.spec.input.channels, costs, whole, real, real, whole, whole, real, parent=None, row=whole, option=whole
         )
 
     def _extend(self, t: int, prefixes: _Prefixes) -> None:
@@ -567,23 +497,20 @@ class _Enumeration:
         row = np.repeat(rows, len(options))
         o = np.tile(np.arange(len(options)), len(rows))
         kept = np.ones(len(row), bool)
-        costs = {}
-        for key, limit in self.limits.items():
-            costs[key] = getattr(before, key)[row] + getattr(options, key)[o]
-            if limit is not None:
-                kept &= costs[key] <= limit
+        costs = self._merged(before.costs, row, options.costs, o)
+        for limit, spent in zip(self.limits, costs, strict=True):
+            kept &= spent <= limit
+        layers = before.layers[row] + options.layers[o]
         log_width = before.log_width[row] + options.log_width[o]
         rho = before.rho[row]
-        if self.levelwise and segment.weight > 0:
-            rho = np.maximum(rho, entropy.ratio(costs["layers"], log_width))
-        if self.levelwise and self.rho is not None:
+        if self.rho is not None and segment.facts.bounded:
+            rho = np.maximum(rho, entropy.ratio(layers, log_width))
             kept &= rho <= self.rho
         depth = options.depth[o]
         return _Prefixes(
             c,
-            macs=costs["macs"][kept],
-            params=costs["params"][kept],
-            layers=costs["layers"][kept],
+            costs=costs.compress(kept, axis=1),
+            layers=layers[kept],
             H=(before.H[row] + segment.gain(c) * log_width)[kept],
             log_width=log_width[kept],
             depths=(before.depths[row] + depth)[kept],
@@ -623,12 +550,13 @@ class _Enumeration:
             return column[None, rows] if suffix_last else column[rows, None]
 
         mask = None
-        for key, limit in self.limits.items():
-            if limit is not None:
-                fits = right(getattr(table, key)) <= limit - left(getattr(prefixes, key))
-                mask = fits if mask is None else np.logical_and(mask, fits, out=mask)
-                if not mask.any():
-                    return
+        for cost, limit, spent, more in zip(self.budgets, self.limits, prefixes.costs, table.costs, strict=True):
+            # A maximum that the prefix keeps, the pair keeps where the suffix does.
+            room = limit - (cost.combine == "sum") * left(spent)
+            fits = right(more) <= room
+            mask = fits if mask is None else np.logical_and(mask, fits, out=mask)
+            if not mask.any():
+                return
         shape = np.broadcast_shapes(left(prefixes.H).shape, right(table.H).shape)
         added = self.space[: math.prod(shape)].reshape(shape)
         np.multiply(left(prefixes.log_width), right(table.gain), out=added)
@@ -658,7 +586,7 @@ class _Enumeration:
             return
         best = int(np.argmax(score))
         self.score = float(score[best])
-        self.structure = self._structure(prefixes, int(p[best]), int(row[best]))
+        self.path = self._path(prefixes, int(p[best]), int(row[best]))
 
     def _penalty(self, prefixes: _Prefixes, p: Integers, row: Integers) -> Any:
         """``beta Q``, saturating like :func:`mad_ip.entropy.depth_penalty`."""
@@ -672,22 +600,19 @@ class _Enumeration:
         return np.minimum(penalty, sys.float_info.max)
 
     def _effectiveness(self, prefixes: _Prefixes, p: Integers, row: Integers) -> Floats:
-        """``rho`` of the whole network, or the largest over its weighted levels."""
+        """The largest ``rho`` where it is bounded."""
         depth, log_width, rho = prefixes.layers[p], prefixes.log_width[p], prefixes.rho[p]
-        if not self.levelwise:
-            table = self.tables[0]
-            return np.asarray(entropy.ratio(depth + table.layers[row], log_width + table.log_width[row]))
         for segment, table in zip(self.segments[self.split :], self.tables, strict=False):
             depth = depth + table.own_layers[row]
             log_width = log_width + table.own_log_width[row]
-            if segment.weight > 0:
+            if segment.facts.bounded:
                 rho = np.maximum(rho, entropy.ratio(depth, log_width))
             row = table.child[row]
         return rho
 
     # The answer
 
-    def _structure(self, prefixes: _Prefixes, p: int, row: int) -> Structure:
+    def _path(self, prefixes: _Prefixes, p: int, row: int) -> Path:
         choices: list[tuple[int, int]] = []
         here = prefixes
         while here.parent is not None:
@@ -697,9 +622,7 @@ class _Enumeration:
         for table in self.tables[:-1]:
             choices.append((int(table.c[row]), int(table.option[row])))
             row = int(table.child[row])
-        tail = choices.pop()[0] if self.spec.tail is not None else None
-        stages = zip(self.segments, choices, strict=self.spec.tail is None)
-        return here.c, tuple(segment.decode(c, option) for segment, (c, option) in stages), tail
+        return tuple(segment.decode(*choice) for segment, choice in zip(self.segments, choices, strict=True))
 
     def _report(self) -> None:
         if self.progress is not None:

@@ -53,15 +53,18 @@ def line(report: Report) -> str:
 def sentences(model: Model) -> list[str]:
     """The verdict of one design, by which methods, and why no more was proven."""
     verdict, score = model.verdict, model.design.metrics.score
+    # A method that has found something better, within the certificate's gap, says so among the reasons.
+    nothing = {method: not any(reason.startswith(method) for reason in verdict.reasons) for method in verdict.methods}
     by_bound = ""
     if verdict.bound is not None:
         by_bound = f"no feasible design scores above {verdict.bound:,.6f}, a gap of {verdict.gap:.1e}"
     said = {
         "audit": "structure, budgets, metrics and certificate agree with the spec",
-        "exhaustion": f"{verdict.architectures or 0:,} architectures enumerated, none is better",
+        "exhaustion": f"{verdict.architectures or 0:,} architectures enumerated"
+        + ", none is better" * nothing.get("exhaustion", 0),
         "bound": f"{by_bound}; {verdict.nodes or 0:,} nodes",
         "certificate": f"{by_bound}; {verdict.nodes or 0:,} nodes replayed, which cover the space",
-        "attack": f"{verdict.evaluations or 0:,} evaluations found nothing better",
+        "attack": f"{verdict.evaluations or 0:,} evaluations" + " found nothing better" * nothing.get("attack", 0),
     }
     head = f"{model.name}: {verdict.verdict}"
     if verdict.verdict == "proven":

@@ -15,7 +15,7 @@ from mad_ip.spec import Spec
 from mad_ip.verification.attack import EVALUATIONS, Attack, attack
 from mad_ip.verification.audit import OPTIMAL_GAP, audit
 from mad_ip.verification.bound import Bounded, bound, replay
-from mad_ip.verification.exhaustion import LIMIT, architectures, better, prove, score_slack
+from mad_ip.verification.exhaustion import LIMIT, architectures, better, describe, prove, score_slack
 
 __all__ = ["GAP", "METHODS", "Report", "Verdict", "Watch", "check_settings", "verify"]
 
@@ -53,13 +53,14 @@ Watch = Callable[[Report], bool]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was proven about a design, and ``reasons``, one sentence each, why no more was.
+    """What was proven about a design, and ``reasons``, one sentence each: why no more was, and what better designs were
+    found that are within what its certificate claims.
 
     ``verdict`` is one of
 
     - ``proven``: feasible, and no feasible design is better by more than ``gap`` relative;
     - ``audited``: nothing contradicts the design, optimality was not looked into;
-    - ``failed``: something contradicts it;
+    - ``failed``: something contradicts it, such as a design that is better by more than its certificate's gap;
     - ``open``: the bound leaves a larger gap than asked;
     - ``stopped``: the time limit or the user came before any of these.
 
@@ -109,6 +110,7 @@ def verify(
     seed: int = 0,
     certificate: Mapping[str, Any] | None = None,
     certify: bool = False,
+    threads: int = 1,
     watch: Watch | None = None,
 ) -> Verdict:
     """Prove or refute that ``design`` is the best feasible one of ``spec``, without the solver.
@@ -116,7 +118,8 @@ def verify(
     ``method`` is one of :data:`METHODS`. Every method begins with the audit and ends there if that fails; ``auto``
     goes on with exhaustion where the space holds at most :data:`LIMIT` architectures, with the bound elsewhere and
     where ``certify`` wants its certificate or ``certificate`` replaces its search by a replay; then follows the attack
-    of ``evaluations`` architectures with ``seed``. ``gap`` is what the bound may leave, ``seconds`` the limit on all.
+    of ``evaluations`` architectures with ``seed``. ``gap`` is what the bound may leave, ``seconds`` the limit on all;
+    ``threads`` share the bound and the replay.
 
     Raises :class:`InputError` on an unknown method and where exhaustion is asked for a space that is too large,
     :class:`mad_ip.errors.InternalError` where a method contradicts itself.
@@ -126,7 +129,7 @@ def verify(
         raise InputError(f"method = {method!r}: must be one of {', '.join(METHODS)}")
     if (certificate is not None or certify) and method not in ("auto", "bound"):
         raise InputError(f"a certificate is the bound's: method = {method!r} must be auto or bound")
-    run = _Run(spec, design, gap, seconds, watch)
+    run = _Run(spec, design, gap, seconds, threads, watch)
     return run.verdict(method, evaluations, seed, certificate, certify)
 
 
@@ -146,14 +149,17 @@ class _Stopped(Exception):  # noqa: N818 (no error: a wish)
 class _Run:
     """One verification: what the methods so far have proven."""
 
-    def __init__(self, spec: Spec, design: Design, gap: float, seconds: float, watch: Watch | None) -> None:
-        self.spec, self.design, self.gap, self.watch = spec, design, gap, watch
+    def __init__(
+        self, spec: Spec, design: Design, gap: float, seconds: float, threads: int, watch: Watch | None
+    ) -> None:
+        self.spec, self.design, self.gap, self.threads, self.watch = spec, design, gap, threads, watch
         self.began = time.perf_counter()
         self.limit = seconds
         self.reported = -math.inf
         self.metrics = design.measure(spec.objective.depth_penalty)
         self.methods: list[str] = []
         self.failures: list[str] = []
+        self.notes: dict[str, str] = {}
         self.proven = self.stopped = False
         self.bound: float | None = None
         self.left: float | None = None
@@ -190,6 +196,8 @@ class _Run:
             verdict, reasons = "open", (f"not proven{self._rest()}, above the asked {self.gap:g}",)
         else:
             verdict = "audited"
+        if verdict != "failed":
+            reasons += tuple(self.notes.values())
         return Verdict(
             verdict,
             tuple(self.methods),
@@ -228,28 +236,34 @@ class _Run:
         proof = prove(self.spec, self.design, follow)
         self.methods.append("exhaustion")
         self.enumerated = proof.exhaustion.architectures
-        self.failures += proof.reasons
-        if proof.holds:
-            self._prove(proof.exhaustion.score)
+        best = proof.exhaustion
+        if best.design is not None and best.score > self.metrics.score + score_slack(self.metrics):
+            self._better("exhaustion", best.design)
+        else:
+            self.failures += proof.reasons
+        if not self.failures:
+            self._prove(best.score)
 
     def _bound(self) -> None:
         def follow(state: Bounded) -> bool:
-            report = Report("coarse grid", self._seconds(), nodes=state.nodes)
-            if state.upper < math.inf:
-                gap = relative_gap(self.metrics.score, state.upper)
-                report = Report("bound", self._seconds(), upper=state.upper, gap=gap, nodes=state.nodes)
+            gap = relative_gap(self.metrics.score, state.upper)
+            report = Report("bound", self._seconds(), upper=state.upper, gap=gap, nodes=state.nodes)
             # A better design refutes this one; how good the best is then does not matter.
-            return self._report(report) or state.better is not None
+            return self._report(report) or (state.better is not None and self._refutes(state.better))
 
-        outcome = bound(self.spec, self.design, gap=self.gap, seconds=self.limit - self._seconds(), watch=follow)
+        outcome = bound(
+            self.spec,
+            self.design,
+            gap=self.gap,
+            seconds=self.limit - self._seconds(),
+            threads=self.threads,
+            watch=follow,
+        )
         self.methods.append("bound")
         self.nodes, self.certificate = outcome.nodes, outcome.certificate
         if outcome.better is not None:
-            self.failures.append(better("bound", outcome.better, self.metrics.score))
-        if outcome.upper < math.inf:
-            self._prove(outcome.upper)
-        elif not self.failures:
-            raise _Stopped
+            self._better("bound", outcome.better)
+        self._prove(outcome.upper)
 
     def _replay(self, certificate: Mapping[str, Any]) -> None:
         def follow(done: int, total: int) -> None:
@@ -257,7 +271,7 @@ class _Run:
                 raise _Stopped
 
         try:
-            outcome = replay(self.spec, certificate, watch=follow)
+            outcome = replay(self.spec, certificate, threads=self.threads, watch=follow)
         except InputError as error:
             raise InputError(f"certificate: {error}") from None
         self.methods.append("certificate")
@@ -265,6 +279,23 @@ class _Run:
         self.failures += outcome.reasons
         if not outcome.reasons:
             self._prove(outcome.upper)
+
+    def _refutes(self, found: Design) -> bool:
+        """Whether a design is better than this one by more than its certificate leaves open."""
+        certificate = self.design.certificate
+        return certificate is None or found.metrics.score > certificate.bound + score_slack(self.metrics)
+
+    def _better(self, method: str, found: Design) -> None:
+        """Take note of a design that is better than this one."""
+        score, certificate = self.metrics.score, self.design.certificate
+        if certificate is None or self._refutes(found):
+            self.failures.append(better(method, found, score))
+            return
+        more, claimed = (relative_gap(score, value) for value in (found.metrics.score, certificate.bound))
+        self.notes[method] = (
+            f"{method}: {describe(found)} scores {found.metrics.score!r}, better by {more:.1e}, "
+            f"within the gap of {claimed:.1e} that the certificate claims"
+        )
 
     def _prove(self, upper: float) -> None:
         """Compare an upper bound on every feasible design with the score of this one."""
@@ -289,7 +320,8 @@ class _Run:
             seconds=self.limit - self._seconds(),
             watch=follow,
         )
-        self.failures += outcome.reasons
+        if outcome.reasons and outcome.design is not None:
+            self._better("attack", outcome.design)
         if not outcome.finished:
             raise _Stopped
         self.methods.append("attack")

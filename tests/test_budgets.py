@@ -1,0 +1,223 @@
+"""A budget that a test registers is honoured by every proof, and compared with brute force: sums and maxima."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from strategies import specs
+
+from mad_ip.blocks import Layer
+from mad_ip.cost import COSTS, Cost
+from mad_ip.design import Certificate, Design, violations
+from mad_ip.spec import Budget, Spec
+from mad_ip.verification import attack, audit, exhaust, exhaustion, prove, verify
+from mad_ip.verification.attack import evaluate
+from mad_ip.verification.bound import bound, replay
+
+QUICK = settings(
+    max_examples=25,
+    derandomize=True,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+class Toy(NamedTuple):
+    """A registered budget, and what it says of an architecture in plain Python."""
+
+    cost: Cost
+    of: Callable[[Spec, oracle.Best], int]
+
+
+def wide_terms(layers: Sequence[Layer], opens: bool) -> Iterator[Any]:
+    """1 where the first block of a stage has a spatial kernel of 5: its second layer, or its first in basic blocks."""
+    main = [layer for layer in layers if layer.role == "main"]
+    yield opens * (main[1].kernel == 5) * 1 if main else 0
+
+
+def peak_terms(layers: Sequence[Layer], opens: bool) -> Iterable[Any]:
+    """Numbers that go into a layer and come out of it."""
+    frames = [(layer.time.frames or 1, layer.time.out_frames or 1) for layer in layers]
+    return [
+        layer.present * (before * layer.in_size**2 * layer.in_channels + after * layer.out_size**2 * layer.out_channels)
+        for layer, (before, after) in zip(layers, frames, strict=True)
+    ]
+
+
+def kernels_of_five(spec: Spec, architecture: oracle.Best) -> int:
+    _, stages, _ = architecture.structure
+    return sum(k == 5 for _, _, k, _ in stages)
+
+
+def largest(spec: Spec, architecture: oracle.Best) -> int:
+    """Input and output of every convolution, over the oracle's own list of them."""
+    c, stages, tail = architecture.structure
+    size = spec.input.resolution // spec.stem.stride
+    found = [spec.input.resolution**2 * spec.input.channels + size**2 * c]
+    for stage, (c_out, m, k, depth) in zip(spec.stages, stages, strict=True):
+        for number in range(depth):
+            stride = stage.stride if number == 0 else 1
+            out = size // stride
+            before = size
+            for conv in oracle.block_convs(stage.block, c, c_out, m, k, stride, size):
+                if not conv.norm:
+                    before, after = 1, 1
+                elif not conv.counted:
+                    before, after = out, out
+                else:
+                    after = conv.out
+                found.append(before**2 * conv.c_in + after**2 * conv.c_out)
+                before = after
+            c, size = c_out, out
+    if tail is not None:
+        found.append(size**2 * (c + tail))
+        c = tail
+    if spec.input.classes:
+        found.append(c + spec.input.classes)
+    return max(found)
+
+
+TOYS = {
+    "sum": Toy(Cost("wide", "stages", wide_terms), kernels_of_five),
+    "max": Toy(Cost("peak", "numbers", peak_terms, "max"), largest),
+}
+
+
+@pytest.fixture(params=TOYS)
+def toy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    found = TOYS[request.param]
+    monkeypatch.setitem(COSTS, found.cost.key, found.cost)
+    return found
+
+
+def table(**budget: float) -> dict[str, Any]:
+    """2 * (3 * 2 * 2 * 3) * (2 * 2 * 2 * 3) = 1,728 architectures."""
+    stage = {"block": "bottleneck", "stride": 2, "mid": [16, 32], "kernel": [3, 5], "depth": [1, 2, 3]}
+    return {
+        "name": "small",
+        "input": {"resolution": 32, "classes": 10},
+        "budget": {"macs": 5e6, "params": 60e3, "effectiveness": 0.2, **budget},
+        "stem": {"kernel": 3, "stride": 1, "channels": [8, 16]},
+        "stage": [
+            {**stage, "channels": [32, 48, 64]},
+            {**stage, "block": "inverted_se", "channels": [64, 80]},
+        ],
+    }
+
+
+def ranked(spec: Spec, toy: Toy) -> list[oracle.Best]:
+    """The feasible architectures, best first."""
+    limit = getattr(spec.budget, toy.cost.key)
+    everything = [x for x in oracle.architectures(spec) if oracle.fits(spec.budget, x) and toy.of(spec, x) <= limit]
+    return sorted(everything, key=lambda x: x.score, reverse=True)
+
+
+def limited(toy: Toy) -> Spec:
+    """The limit is half a unit less than what the best architecture without it would need."""
+    spec = Spec.from_table(table())
+    free = oracle.enumerate_best(spec)
+    assert free is not None
+    return Spec.from_table(table(**{toy.cost.key: toy.of(spec, free) - 0.5}))
+
+
+def certified(spec: Spec, best: oracle.Best) -> Design:
+    score = Design.chosen(spec, best.path).metrics.score
+    certificate = Certificate("brute force", "1", "optimal", score, 0.0, 0.0, 0, oracle.count(spec))
+    return dataclasses.replace(Design.chosen(spec, best.path), certificate=certificate)
+
+
+def test_every_method_honours_it(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = limited(toy)
+    best, *others = ranked(spec, toy)
+    assert exhaust(spec).score == pytest.approx(best.score, rel=1e-12)
+    with monkeypatch.context() as patch:
+        # Suffixes of one segment: long prefixes, which are dropped where they alone pass the limit.
+        patch.setattr(exhaustion, "_SUFFIXES", 1)
+        dropped = exhaust(spec).dropped
+        assert dropped > exhaust(Spec.from_table(table())).dropped
+    design = certified(spec, best)
+    assert audit(spec, design) == []
+    for method in ("exhaustion", "bound", "auto"):
+        verdict = verify(spec, design, method=method, gap=1e-6, evaluations=20_000)
+        assert (verdict.verdict, verdict.reasons) == ("proven", ())
+    searched = bound(spec, design, gap=1e-6)
+    assert replay(spec, json.loads(json.dumps(searched.certificate))).reasons == ()
+    assert searched.upper == pytest.approx(best.score, rel=1e-6)
+    # A worse one falls to each of them.
+    worse = certified(spec, others[len(others) // 2])
+    for method in ("exhaustion", "bound", "attack"):
+        assert verify(spec, worse, method=method, evaluations=20_000).verdict == "failed"
+
+
+def test_a_design_one_unit_beyond_it_is_named(toy: Toy) -> None:
+    spec = limited(toy)
+    limit = getattr(spec.budget, toy.cost.key)
+    everything = [x for x in oracle.architectures(spec) if oracle.fits(spec.budget, x)]
+    over = min((x for x in everything if toy.of(spec, x) > limit), key=functools.partial(toy.of, spec))
+    broken = f"{toy.cost.key} {toy.of(spec, over)} exceeds the budget {limit}"
+    design = certified(spec, over)
+    assert audit(spec, design) == [broken]
+    assert verify(spec, design).reasons == (broken,)
+    assert violations(dataclasses.replace(spec, budget=Budget(), sha256=spec.sha256), design) == []
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_a_limit_on_counts_binds_at_every_value(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = TOYS["sum"]
+    monkeypatch.setitem(COSTS, "wide", toy.cost)
+    # A limit must be positive; half of a stage is none.
+    spec = Spec.from_table(table(wide=most + 0.5))
+    best, *_ = ranked(spec, toy)
+    assert prove(spec, certified(spec, best)).holds
+    assert toy.of(spec, best) <= most
+
+
+@QUICK
+@given(spec=specs(limit=800), seed=st.integers(0, 10**6), kind=st.sampled_from(sorted(TOYS)))
+def test_proofs_agree_with_brute_force(spec: Spec, seed: int, kind: str) -> None:
+    random, toy = Random(seed), TOYS[kind]
+    everything = oracle.architectures(spec)
+    values = [toy.of(spec, x) for x in everything]
+    limit = random.choice(values) + random.choice([0.0, 0.5])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COSTS, toy.cost.key, toy.cost)
+        budget = Budget(**{**spec.budget.given, toy.cost.key: max(0.25, limit)})
+        spec = dataclasses.replace(spec, budget=budget, sha256="")
+        for x, value in zip(
+            everything[:: 1 + len(everything) // 20], values[:: 1 + len(everything) // 20], strict=True
+        ):
+            assert Design.chosen(spec, x.path).spent(toy.cost.key) == value
+        genes = list(np.array([np.ravel(x.path) for x in everything]).T)
+        score, violation = evaluate(spec, genes)
+        assert score == pytest.approx([x.score for x in everything], rel=1e-9, abs=1e-9)
+        fits = [oracle.fits(spec.budget, x) and value <= limit for x, value in zip(everything, values, strict=True)]
+        assert list(violation == 0) == fits
+        best = max((x for x, ok in zip(everything, fits, strict=True) if ok), key=lambda x: x.score, default=None)
+        for suffixes, chunk in ((400_000, 2**17), (20, 32)):
+            patch.setattr(exhaustion, "_SUFFIXES", suffixes)
+            patch.setattr(exhaustion, "_CHUNK", chunk)
+            patch.setattr(exhaustion, "_PIECE", min(chunk, 2**15))
+            found = exhaust(spec)
+            assert found.evaluated + found.dropped == len(everything)
+            assert found.score == pytest.approx(-math.inf if best is None else best.score, rel=1e-9)
+        reference = best or max(everything, key=lambda x: x.score)
+        design = Design.chosen(spec, reference.path)
+        searched = bound(spec, design, gap=1e-6)
+        magnitude = 1 + reference.entropy + reference.penalty
+        assert replay(spec, json.loads(json.dumps(searched.certificate))).reasons == ()
+        if best is not None:
+            assert searched.better is None
+            assert -1e-9 * magnitude <= searched.upper - best.score <= 1.1e-6 * magnitude
+            assert attack(spec, design, evaluations=3_000).reasons == ()
