@@ -24,6 +24,7 @@ from mad_ip.spec import Budget, Spec
 from mad_ip.verification import attack, audit, exhaust, exhaustion, prove, verify
 from mad_ip.verification.attack import evaluate
 from mad_ip.verification.bound import bound, replay
+from mad_ip.verification.exhaustion import own_cost
 
 QUICK = settings(
     max_examples=25,
@@ -171,6 +172,32 @@ def test_a_design_one_unit_beyond_it_is_named(toy: Toy) -> None:
     assert audit(spec, design) == [broken]
     assert verify(spec, design).reasons == (broken,)
     assert violations(dataclasses.replace(spec, budget=Budget(), sha256=spec.sha256), design) == []
+
+
+def test_a_maximum_that_nothing_keeps_leaves_an_empty_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every channel can be reached, but no option is left: the certificate says so, and the replay sees it."""
+    monkeypatch.setitem(COSTS, "five", Cost("five", "", wide_terms, "max"))
+    content = table(five=0.5)
+    content["stage"][1]["kernel"] = 5
+    spec = Spec.from_table(content)
+    design = Design.chosen(spec, oracle.architectures(spec)[0].path)
+    assert prove(spec, design).reasons == ("exhaustion: no architecture of the space meets the budgets",)
+    assert attack(spec, design, evaluations=1_000).design is None
+    searched = bound(spec, design)
+    assert searched.certificate["nodes"] == [{"empty": True}]
+    again = replay(spec, json.loads(json.dumps(searched.certificate)))
+    assert (again.upper, again.reasons) == (-math.inf, ())
+
+
+@pytest.mark.parametrize("combine", ["sum", "max"])
+def test_blocks_after_the_first_cost_where_there_are_any(combine: Any) -> None:
+    """7 for the opening block, 5 for the head, 9 for every further block."""
+    cost = Cost("toy", "units", lambda layers, opens: ({"a": 7, "b": 9, "h": 5}[layer] for layer in layers), combine)
+    depth = np.array([1, 2, 3])
+    amounts: Any = (["a"], ["b"], ["h"], depth)
+    expected = [12, 21, 30] if combine == "sum" else [7, 9, 9]
+    assert list(own_cost(cost, *amounts)) == expected
+    assert list(cost.of_segment(np.zeros(3, int), *amounts)) == expected
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])

@@ -558,7 +558,7 @@ def test_verify_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert command("show", path) == 0
 
     boxes = tmp_path / "boxes.json"
-    assert command("verify", path, "--method", "bound", "--write-certificate", boxes) == 0
+    assert command("verify", path, "--method", "bound", "--threads", 2, "--write-certificate", boxes) == 0
     assert "bound" in capsys.readouterr().err
     assert command("verify", path, "--method", "bound", "--certificate", boxes, "--quiet") == 0
     assert "which cover the space" in capsys.readouterr().out
