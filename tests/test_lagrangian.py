@@ -100,7 +100,7 @@ def bounded_levels(spec: Spec) -> list[int]:
 
 
 def priced(spec: Spec, literal: Literal, box: Box, found: Bound) -> tuple[float, float]:
-    """The Lagrangian of docs/verification.md section 10 of one architecture, term by term, and the terms' magnitude."""
+    """The Lagrangian (10.1) for one architecture, term by term, and the magnitude of its terms."""
     multipliers, tangents = list(found.multipliers), list(found.tangents)
     terms = [literal.best.entropy]
     for spent in literal.spent(spec):

@@ -242,7 +242,7 @@ class _Descent:
         for part in (box.thinned(_THIN), box):
             program = Program(relaxation(self.spec), part)
             if not program.is_empty:
-                return minimise(program, program.start, (), target=-math.inf).best
+                return minimise(program, None, (), target=-math.inf).best
         return None
 
     def _target(self) -> float:

@@ -50,7 +50,7 @@ class Dual:
 
 def minimise(
     program: Program,
-    start: Floats,
+    start: Bound | None,
     known: Sequence[Trace],
     *,
     target: float,
@@ -59,22 +59,26 @@ def minimise(
 ) -> Dual:
     """Improve the multipliers until nothing is gained, the ``target`` is reached, or it is clear that it will not be.
 
-    ``known`` are paths of the box. Every bound on the way is valid; ``stop`` ends it early.
+    ``start`` has the first multipliers and tangents, ``known`` are paths of the box. Every bound on the way is valid;
+    ``stop`` ends it early.
     """
-    best = program.evaluate(start)
-    if best.trace is None or best.value <= target or len(start) == 0 or evaluations == 0:
+    if start is None:
+        best = program.evaluate(program.start, program.tangents)
+    else:
+        inside = zip(start.tangents, program.layer_ranges, strict=True)
+        best = program.evaluate(start.multipliers, tuple(min(max(t, low), high) for t, (low, high) in inside))
+    if best.trace is None or best.value <= target or len(best.multipliers) == 0:
         traces = () if best.trace is None else (best.trace,)
         return Dual(best, traces, np.ones(len(traces)))
     master = _Master(program, best)
     for trace in (*known, best.trace):
         master.add(trace)
-    master.bend(float(start[-2]) if program.relaxation.beta > 0 else 0.0)
     radius = _RADIUS
     floor = -math.inf
     for _ in range(evaluations):
         if stop():
             break
-        step, predicted = master.solve(best.multipliers, radius)
+        step, predicted = master.solve(best, radius)
         gain = best.value - predicted
         if gain < _PRECISION * abs(best.value):
             if radius >= _RADIUS / 2:
@@ -84,15 +88,15 @@ def minimise(
         if predicted > target > -math.inf:
             # Once the planes alone keep the bound above the target, better multipliers only help to shrink the box.
             if floor <= target:
-                _, floor = master.solve(best.multipliers, _FAR)
+                _, floor = master.solve(best, _FAR)
             if floor > target and min(best.value - floor, 4 * gain) < _HOPELESS * (best.value - target):
                 break
-        trial = program.evaluate(step, best.tangents)
+        trial = program.evaluate(*step)
         if trial.trace is None:
             best = trial
             break
         master.add(trial.trace)
-        master.bend(float(step[-2]) if program.relaxation.beta > 0 else 0.0)
+        master.bend(*step)
         if trial.value < best.value - 0.1 * gain:
             if trial.value < best.value - 0.6 * gain:
                 radius *= 2
@@ -103,83 +107,133 @@ def minimise(
             radius *= 0.5
             if radius < 1e-5:
                 break
-    return Dual(best, *master.active(best.multipliers, radius))
+    return Dual(best, *master.active(best, radius))
 
 
 class _Master:
-    """The planes as a linear program: least ``paths + penalty + total`` over the multipliers, which are ``start + scales z``.
+    """The planes as a linear program over ``x = start + scales z``: multipliers, and the prices of layers after them.
 
-    ``paths`` is above the plane of every path, ``penalty`` above ``beta (b V - Q)`` at every spread looked at, ``total``
-    above ``nu`` times the ends of the range of the depths' sum. All values are in units of the bound at the start.
+    Minimised is ``paths + penalty + total + floors``: ``paths`` is above the plane of every path, ``penalty`` above
+    ``beta (b V - Q)`` at every spread looked at, ``total`` above ``nu`` times the ends of the range of the depths' sum,
+    and the floor of a bounded segment above ``price D - mu phi(D)`` at every number of layers looked at. All values are
+    in units of the bound at the start.
     """
 
     def __init__(self, program: Program, start: Bound) -> None:
-        self.program, self.start = program, start
-        self.size = len(start.multipliers)
+        self.program = program
+        self.number = len(start.multipliers)
+        self.floors = program.floors
+        self.first_mu = len(program.relaxation.budgets)
+        self.start = self._point(start.multipliers, start.tangents)
+        self.size = len(self.start)
         self.unit = max(1.0, abs(start.value))
-        self.scales, self.least = program.scales, program.relaxation.least
+        # A layer is worth some units of log-width.
+        self.scales = np.append(program.scales, 5 * program.scales[self.first_mu : self.first_mu + len(self.floors)])
+        self.least = np.append(program.relaxation.least, np.full(len(self.floors), -np.inf))
         self.traces: list[Trace] = []
         self.rows: list[int] = []
-        self.spreads: set[float] = set()
-        self.number = 0
-        free = np.full(3, highspy.kHighsInf)
+        self.looked: set[tuple[int, float]] = set()
+        self.planes = 0
+        free = np.full(3 + len(self.floors), highspy.kHighsInf)
         self.lp = _fresh()
-        columns = self.size + 3
+        columns = self.size + len(free)
         self.columns = np.arange(columns, dtype=np.int32)
         self.lp.addVars(columns, np.append(np.zeros(self.size), -free), np.append(np.zeros(self.size), free))
-        self.lp.changeColsCost(3, self.columns[self.size :], np.ones(3))
+        self.lp.changeColsCost(len(free), self.columns[self.size :], np.ones(len(free)))
         if program.relaxation.beta > 0:
             for end in (program.box.first, program.box.last):
-                self._row(np.append(np.zeros(self.size - 1), end), 0.0, 2)
+                self._plane({self.number - 1: float(end)}, 0.0, 2)
         else:
-            self._row(np.zeros(self.size), 0.0, 1)
-            self._row(np.zeros(self.size), 0.0, 2)
+            self._plane({}, 0.0, 1)
+            self._plane({}, 0.0, 2)
+        self.bend(start.multipliers, start.tangents)
+        for s, (count, _) in enumerate(self.floors):
+            for place in (0, len(count) // 2, len(count) - 1):
+                self._look(s, place)
+            # mu phi' at the fewest layers <= price <= mu phi' at the most: beyond, nothing is gained.
+            for end, sign in zip(program.layer_ranges[s], (1.0, -1.0), strict=True):
+                self._plane({self.first_mu + s: sign * self._steep(end), self.number + s: -sign}, 0.0, None)
 
-    def _row(self, gradient: Floats, constant: float, which: int) -> None:
-        """``t[which] >= constant + gradient x``."""
-        row = np.zeros(self.size + 3)
+    def _point(self, multipliers: Floats, tangents: tuple[float, ...]) -> Floats:
+        prices = [
+            self.program.per_layer(float(multipliers[self.first_mu + s]), tangent) for s, tangent in enumerate(tangents)
+        ]
+        return np.array([*multipliers, *prices])
+
+    def _steep(self, count: float) -> float:
+        """``phi'`` at a number of layers."""
+        return math.log(count) + 1 - self.program.relaxation.log_ratio
+
+    def _plane(self, gradient: dict[int, float], constant: float, which: int | None) -> None:
+        row = np.zeros(self.size)
+        for column, value in gradient.items():
+            row[column] = value
+        self._row(row, constant, which)
+
+    def _row(self, gradient: Floats, constant: float, which: int | None) -> None:
+        """``t[which] >= constant + gradient x``, or 0 instead of ``t[which]``."""
+        row = np.zeros(len(self.columns))
         row[: self.size] = -gradient * self.scales / self.unit
-        row[self.size + which] = 1.0
-        value = (constant + float(gradient @ self.start.multipliers)) / self.unit
+        if which is not None:
+            row[self.size + which] = 1.0
+        value = (constant + float(gradient @ self.start)) / self.unit
         self.lp.addRow(value, highspy.kHighsInf, len(row), self.columns, row)
-        self.number += 1
+        self.planes += 1
 
     def add(self, trace: Trace) -> None:
         """The plane of a path."""
         self.traces.append(trace)
-        self.rows.append(self.number)
-        self._row(*self.program.plane(trace, self.start.tangents), 0)
+        self.rows.append(self.planes)
+        self._row(*self.program.plane(trace), 0)
 
-    def bend(self, curvature: float) -> None:
-        """The planes of the spreads that matter at and around a curvature."""
-        if self.program.relaxation.beta == 0:
-            return
-        for factor in (0.25, 0.5, 1.0, 2.0, 4.0):
-            uniformity, variance = self.program.penalty(curvature * factor)
-            if variance not in self.spreads:
-                self.spreads.add(variance)
-                gradient = np.zeros(self.size)
-                gradient[-2] = self.program.relaxation.beta * variance
-                self._row(gradient, -self.program.relaxation.beta * uniformity, 1)
+    def bend(self, multipliers: Floats, tangents: tuple[float, ...]) -> None:
+        """The planes of the spreads and of the numbers of layers that matter at and around these multipliers."""
+        beta = self.program.relaxation.beta
+        if beta > 0:
+            for factor in (0.25, 0.5, 1.0, 2.0, 4.0):
+                uniformity, variance = self.program.penalty(float(multipliers[-2]) * factor)
+                if (-1, variance) not in self.looked:
+                    self.looked.add((-1, variance))
+                    self._plane({self.number - 2: beta * variance}, -beta * uniformity, 1)
+        for s, (tangent, (count, floor)) in enumerate(zip(tangents, self.floors, strict=True)):
+            mu = float(multipliers[self.first_mu + s])
+            self._look(s, int(np.argmax(self.program.per_layer(mu, tangent) * count - mu * floor)))
 
-    def solve(self, centre: Floats, radius: float) -> tuple[Floats, float]:
-        """The best multipliers within ``radius`` natural steps around ``centre``, and what the planes say there."""
-        at = (centre - self.start.multipliers) / self.scales
-        low = np.maximum(at - radius, (self.least - self.start.multipliers) / self.scales)
+    def _look(self, s: int, place: int) -> None:
+        """The plane of a number of layers up to a bounded segment."""
+        count, floor = (float(values[place]) for values in self.floors[s])
+        if (s, count) not in self.looked:
+            self.looked.add((s, count))
+            self._plane({self.first_mu + s: -floor, self.number + s: count}, 0.0, 3 + s)
+
+    def solve(self, centre: Bound, radius: float) -> tuple[tuple[Floats, tuple[float, ...]], float]:
+        """The best multipliers and tangents within ``radius`` natural steps around those of a bound, and what the planes
+        say there.
+        """
+        at = (self._point(centre.multipliers, centre.tangents) - self.start) / self.scales
+        low = np.maximum(at - radius, (self.least - self.start) / self.scales)
         high = np.maximum(at + radius, low)
         self.lp.changeColsBounds(self.size, self.columns[: self.size], low, high)
         self.lp.run()
         if self.lp.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            return centre, math.inf
+            return (centre.multipliers, centre.tangents), math.inf
         z = np.array(self.lp.getSolution().col_value[: self.size])
         value = float(self.lp.getInfo().objective_function_value) * self.unit
-        return np.maximum(self.start.multipliers + self.scales * z, self.least), value
+        x = np.maximum(self.start + self.scales * z, self.least)
+        multipliers = x[: self.number]
+        tangents = []
+        for s, ends in enumerate(self.program.layer_ranges):
+            mu, price = multipliers[self.first_mu + s], x[self.number + s]
+            least, most = map(self._steep, ends)
+            steep = min(max(price / mu, least), most) if mu > 0 else least
+            tangents.append(math.exp(steep - 1 + self.program.relaxation.log_ratio))
+        return (multipliers, tuple(tangents)), value
 
-    def active(self, centre: Floats, radius: float) -> tuple[tuple[Trace, ...], Floats]:
-        """The paths, and the weights with which they hold up the planes' minimum around a centre."""
+    def active(self, centre: Bound, radius: float) -> tuple[tuple[Trace, ...], Floats]:
+        """The paths, and the weights with which they hold up the planes' minimum around a bound's multipliers."""
         self.solve(centre, radius)
         duals = np.abs(np.array(self.lp.getSolution().row_dual))
-        if len(duals) < self.number or not duals[self.rows].any():
+        if len(duals) < self.planes or not duals[self.rows].any():
             return tuple(self.traces), np.append(np.zeros(len(self.traces) - 1), 1.0)
         weights = duals[self.rows]
         return tuple(self.traces), weights / weights.sum()

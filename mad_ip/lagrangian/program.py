@@ -67,7 +67,7 @@ class Trace:
 class Bound:
     """An upper bound ``value`` on the score within a box, by ``multipliers``.
 
-    ``tangents`` are the numbers of layers where phi is replaced by its tangent, one for each bounded segment;
+    ``tangents`` are the numbers of layers at which the slope of phi prices a layer, one for each bounded segment;
     ``trace`` is the maximising path, ``None`` where there is none.
     """
 
@@ -145,8 +145,8 @@ class _Part:
     @cached_property
     def largest(self) -> Floats:
         """For every budget, no less than what any option costs."""
-        parts = (array.reshape(len(array), -1).max(axis=1) for array in (self.pair, self.entering, self.opening))
-        return np.asarray(sum(parts) + (self.depth[-1] - 1) * self.again.reshape(len(self.again), -1).max(axis=1))
+        parts = (array.max(axis=tuple(range(1, array.ndim))) for array in (self.pair, self.entering, self.opening))
+        return np.asarray(sum(parts) + (self.depth[-1] - 1) * self.again.max(axis=(1, 2, 3)))
 
     @property
     def widths(self) -> tuple[Floats, Floats, Floats]:
@@ -168,15 +168,18 @@ class _Part:
         """Elementary steps for one line at every node."""
         return self.first_mid.size * self.entering.shape[2] * self.entering.shape[3]
 
-    def priced(self, prices: Floats, per_depth: Floats, slope: float) -> _Priced:
+    def priced(self, prices: Floats, budgets: int, per_depth: Floats, slope: float) -> _Priced:
         """The options with a price for every unit of a budget, and one for every depth."""
         arrays = (self.pair, self.entering, self.opening, self.again)
         pair, entering, opening, again = (
-            kernels.priced(array.reshape(len(array), -1), prices).reshape(array.shape[1:]) for array in arrays
+            kernels.priced(array.reshape(len(array), math.prod(array.shape[1:])), prices).reshape(array.shape[1:])
+            for array in arrays
         )
         # One more block is worth y: the best number of them is the highest of these lines in y.
         lines = np.array([self.depth - 1, -per_depth])
-        return _Priced(pair, entering, opening, again, per_depth, lines, slope, float(prices @ self.largest))
+        # Nothing is added up with what is forbidden.
+        largest = float(prices[:budgets] @ self.largest[:budgets])
+        return _Priced(pair, entering, opening, again, per_depth, lines, slope, largest)
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ class Program:
     def prefixes(self, slope: float, budgets: Floats) -> tuple[list[Floats], list[Floats]]:
         """At every node the largest ``slope S - price`` of a path up to it, and the largest ``-price`` after it."""
         prices = self.relaxation.prices(budgets)
-        priced = [part.priced(prices, np.zeros(len(part.depth)), 0.0) for part in self.parts]
+        priced = [part.priced(prices, len(budgets), np.zeros(len(part.depth)), 0.0) for part in self.parts]
         before, after = [np.zeros(1)], [np.zeros(len(self.parts[-1].channels))]
         for part, price in zip(self.parts, priced, strict=True):
             number = len(part.channels)
@@ -303,7 +306,7 @@ class Program:
     @cached_property
     def scales(self) -> Floats:
         """A natural step for every multiplier."""
-        score = sum(float(part.gain.max()) for part in self.parts) * float(self.carried[-1][1].max()) / 10
+        score = max(1.0, sum(float(part.gain.max()) for part in self.parts) * float(self.carried[-1][1].max()) / 10)
         depth = [1.0, score / 100] if self.relaxation.beta > 0 else []
         relaxation = self.relaxation
         return np.array([score] * len(relaxation.budgets) + [score / 300] * len(relaxation.bounded) + depth)
@@ -336,22 +339,58 @@ class Program:
         value = float(values[line]) + constant + self._margin(priced, magnitude)
         return Bound(value, multipliers, tangents, self._trace(priced, ahead, line))
 
-    def plane(self, trace: Trace, tangents: tuple[float, ...]) -> tuple[Floats, float]:
-        """Gradient and constant of a path's value as a function of the multipliers.
+    def plane(self, trace: Trace) -> tuple[Floats, float]:
+        """Gradient and constant of a path's value as a function of the multipliers, and of the prices of layers after
+        them.
 
-        Without what the spread of the depths and the range of their sum add, which is the same for all paths.
+        Without what floors, the spread of the depths and the range of their sum add, which is the same for all paths.
         """
         relaxation, box = self.relaxation, self.box
-        gradient = list(1.0 - trace.spent)
-        for tangent, log_width, layers in zip(tangents, trace.log_widths, trace.layers, strict=True):
-            gradient.append(log_width - (math.log(tangent) + 1 - relaxation.log_ratio) * layers + tangent)
+        gradient = [*(1.0 - trace.spent), *trace.log_widths]
         if relaxation.beta > 0:
             depths = [trace.path[s].depth for s in box.penalised]
             number, total = len(depths), sum(depths)
             chord = ((box.first + box.last) * total - box.first * box.last) / number**2
             gradient.append(-relaxation.beta * (sum(depth**2 for depth in depths) / number - chord))
             gradient.append(-total)
-        return np.array(gradient), trace.entropy
+        return np.array([*gradient, *(-layers for layers in trace.layers)]), trace.entropy
+
+    def per_layer(self, mu: float, tangent: float) -> float:
+        """The price of a layer that goes with a price of effectiveness: ``mu phi'(D)`` at a number of layers."""
+        return mu * (math.log(tangent) + 1 - self.relaxation.log_ratio)
+
+    @cached_property
+    def layer_ranges(self) -> tuple[tuple[int, int], ...]:
+        """For every bounded segment, the fewest and the most layers up to it by the depths of the segments."""
+        parts = list(zip(self.parts, self.box.depth, strict=True))
+        return tuple(
+            (
+                sum(part.layers * depth[0] for part, depth in parts[: s + 1]),
+                sum(part.layers * depth[-1] for part, depth in parts[: s + 1]),
+            )
+            for s in self.relaxation.bounded
+        )
+
+    @cached_property
+    def floors(self) -> tuple[tuple[Floats, Floats], ...]:
+        """For every bounded segment, all numbers of layers up to it that the box may have, and phi of each.
+
+        ``phi(D) = D ln D - D ln rho_0`` is the least log-width.
+        """
+        box = self.box
+        found = []
+        for s, (least, most) in zip(self.relaxation.bounded, self.layer_ranges, strict=True):
+            layers = [part.layers for part in self.parts[: s + 1]]
+            same = {layers[r] for r in box.penalised if r <= s}
+            if box.penalised and box.penalised[-1] <= s and len(same) == 1:
+                # The total of the penalised depths says how many of the layers are theirs.
+                number = same.pop()
+                low, high = (sum(box.depth[r][end] for r in box.penalised) for end in (0, -1))
+                least += number * max(0, box.first - low)
+                most -= number * max(0, high - box.last)
+            count = np.arange(least, most + 1, dtype=float)
+            found.append((count, count * np.log(count) - count * self.relaxation.log_ratio))
+        return tuple(found)
 
     def penalty(self, curvature: float) -> tuple[float, float]:
         """``Q`` and ``V`` at the attainable ``V`` where ``Q(V) - b V`` is least."""
@@ -368,15 +407,17 @@ class Program:
         constant = magnitude = math.fsum(budgets)
         per_depth = [np.zeros(len(part.depth)) for part in self.parts]
         slopes = [0.0] * len(self.parts)
-        for s, mu, tangent in zip(relaxation.bounded, effectiveness, tangents, strict=True):
+        for s, mu, tangent, (count, floor) in zip(
+            relaxation.bounded, effectiveness, tangents, self.floors, strict=True
+        ):
             slopes[s] = float(mu)
-            # S >= phi(D) >= phi'(D0) D - D0 with phi'(D0) = ln D0 + 1 - ln rho_0.
-            per_layer = float(mu) * (math.log(tangent) + 1 - relaxation.log_ratio)
+            # S >= phi(D), priced by mu; mu phi(D) >= price D - most for every D that there is.
+            per_layer = self.per_layer(float(mu), tangent)
             for r in range(s + 1):
                 per_depth[r] = per_depth[r] + per_layer * self.parts[r].layers * self.parts[r].depth
                 magnitude += abs(per_layer) * self.parts[r].layers * float(self.parts[r].depth[-1])
-            constant += float(mu) * tangent
-            magnitude += float(mu) * tangent * (2 + abs(math.log(tangent)) + abs(relaxation.log_ratio))
+            constant += float((per_layer * count - mu * floor).max())
+            magnitude += float((abs(per_layer) * count + mu * np.abs(floor)).max())
         if relaxation.beta > 0:
             curvature, total = (float(value) for value in multipliers[-2:])
             bend, stages = relaxation.beta * curvature, len(box.penalised)
@@ -395,7 +436,8 @@ class Program:
             magnitude += relaxation.beta * abs(minorant) + 2 * bend * variance + product + abs(total) * box.last
         prices = relaxation.prices(budgets)
         priced = [
-            part.priced(prices, more, slope) for part, more, slope in zip(self.parts, per_depth, slopes, strict=True)
+            part.priced(prices, number, more, slope)
+            for part, more, slope in zip(self.parts, per_depth, slopes, strict=True)
         ]
         return priced, constant, magnitude
 
@@ -413,11 +455,7 @@ class Program:
         """What rounding can take from a bound: proportional to the largest terms that a path's sum can hold."""
         most = float(self.carried[-1][1].max())
         for part, price in zip(self.parts, priced, strict=True):
-            largest = price.largest
-            # Nothing is added up with what is forbidden.
-            magnitude += (float(part.gain.max()) + price.slope) * most + (
-                largest % _FORBIDDEN if self.relaxation.forbidding else largest
-            )
+            magnitude += (float(part.gain.max()) + price.slope) * most + price.largest
         return _ROUNDING * magnitude
 
     def _backward(self, priced: list[_Priced]) -> list[_Ahead]:

@@ -190,20 +190,19 @@ def examine(
         if box.point is not None:
             return Examined("point", tuple(trims), candidates=(box.point,))
         known = tuple(trace for trace in known if box.holds(trace.path))
-        start = program.start if above is None else above.multipliers
+        start = above
         thin = Program(relaxation, box.thinned(_THIN)) if program.work > _LARGE else program
         if thin is not program and not thin.is_empty:
             # A part of the grid has much the same multipliers, for a fraction of the work, and its paths are paths here.
-            first = minimise(
-                thin, start, tuple(t for t in known if thin.box.holds(t.path)), target=task.target, stop=stop
-            )
+            there = tuple(trace for trace in known if thin.box.holds(trace.path))
+            first = minimise(thin, start, there, target=task.target, stop=stop)
             if first.best.trace is not None:
-                start, known = first.best.multipliers, (*known, *_active(program, first, first.best))
+                start, known = first.best, (*known, *_active(thin, first))
         evaluations = EVALUATIONS if thin is program else _CORRECTIONS
         dual = minimise(program, start, known, target=task.target, evaluations=evaluations, stop=stop)
         best = dual.best
         if above is not None and best.value > above.value:
-            # Other tangents of phi may bound less well; with those above, a part is never bounded worse.
+            # Others than the best multipliers of a box may be the best of its part; those of the box still hold there.
             best = program.evaluate(above.multipliers, above.tangents)
         if best.trace is None:
             return Examined("empty", tuple(trims))
@@ -212,7 +211,7 @@ def examine(
         )
         if best.value <= task.target or stop():
             return Examined("leaf", tuple(trims), best, candidates=tuple(candidates))
-        known, above = _active(program, dual, best), best
+        known, above = _active(program, dual), best
         smaller, dropped = _trimmed(program, best, task.target)
         if smaller != box:
             trims.append(Trim(best, smaller, dropped))
@@ -225,12 +224,14 @@ def examine(
     return Examined("leaf", tuple(trims), best, _cuts(left, dual), known, tuple(candidates))
 
 
-def _active(program: Program, dual: Dual, best: Bound) -> tuple[Trace, ...]:
+def _active(program: Program, dual: Dual) -> tuple[Trace, ...]:
     """The paths whose planes are highest at the best multipliers."""
+    best, first = dual.best, len(program.relaxation.budgets)
+    prices = [program.per_layer(float(best.multipliers[first + s]), tangent) for s, tangent in enumerate(best.tangents)]
     height = []
     for trace in dual.traces:
-        gradient, constant = program.plane(trace, best.tangents)
-        height.append(constant + float(gradient @ best.multipliers))
+        gradient, constant = program.plane(trace)
+        height.append(constant + float(gradient @ np.array([*best.multipliers, *prices])))
     return tuple(dual.traces[place] for place in np.argsort(height, kind="stable")[::-1][:_KNOWN])
 
 
