@@ -225,14 +225,10 @@ class _Solve:
     def _reduce(self) -> None:
         """Branch until little survives, and let the solver have the last word on that."""
         found = self._branch(self._tree_gap)
-        if not found.paths and found.survivors is not None and not self.stopped():
-            # Neither a design nor a proof that there is none: any will do.
-            spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
-            self._branch_and_cut(catalogues.listed(spec, found.survivors.options), found.dropped)
-            found = self._branch(self._tree_gap) if self.ranked else dataclasses.replace(found, bound=-math.inf)
-        if not found.paths and found.bound == -math.inf:
-            raise InfeasibleError(explain(self.spec, self.stopped))
-        self._require_design()
+        if not self.ranked:
+            left = found.survivors
+            self._begin(found, None if left is None else catalogues.listed(self.spec, left.options))
+            found = self._branch(self._tree_gap)
         left = found.survivors
         if left is not None and len(left) <= _LISTED and not self.stopped():
             self._branch_and_cut(catalogues.listed(self.spec, left.options), found.dropped)
@@ -244,12 +240,28 @@ class _Solve:
         everything = catalogues.build(self.spec)
         self.options = len(everything)
         catalogue = paths.within_budgets(everything)
-        found = self._branch(0.0, most=0) if not catalogue.is_empty else None
-        if found is None or (not found.paths and found.bound == -math.inf):
+        if catalogue.is_empty:
             raise InfeasibleError(explain(self.spec, self.stopped))
-        self._require_design()
+        found = self._branch(0.0, most=0)
+        if not self.ranked:
+            self._begin(dataclasses.replace(found, dropped=-math.inf), catalogue)
+            self._branch(0.0, most=0)
         if not self.stopped():
             self._branch_and_cut(catalogue, -math.inf)
+
+    def _begin(self, found: Found, left: Catalogue | None) -> None:
+        """Let the solver look for a design, any will do, where branch and bound has not found one.
+
+        Raises :class:`InfeasibleError` where either has proven that there is none, :class:`NoDesignError` where neither
+        has.
+        """
+        proven = found.bound == -math.inf
+        if not proven and left is not None and not self.stopped():
+            spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
+            proven = self._branch_and_cut(dataclasses.replace(left, spec=spec), found.dropped)
+        if proven and not self.ranked:
+            raise InfeasibleError(explain(self.spec, self.stopped))
+        self._require_design()
 
     def _branch(self, gap: float, *, most: float = _BOXES) -> Found:
         """Branch and bound without a solver, from the best design known."""
@@ -274,8 +286,8 @@ class _Solve:
         follow(found)
         return found
 
-    def _branch_and_cut(self, catalogue: Catalogue, dropped: float) -> None:
-        """Solve the MILP of a catalogue; ``dropped`` bounds what is not in it.
+    def _branch_and_cut(self, catalogue: Catalogue, dropped: float) -> bool:
+        """Solve the MILP of a catalogue; ``dropped`` bounds what is not in it. Whether it is solved to its end.
 
         What it returns is decoded and checked, and excluded when it misses a budget.
         """
@@ -284,7 +296,7 @@ class _Solve:
         self.phase = self.backend.name
         catalogue = catalogue.keep([np.ones(len(options), bool) for options in catalogue.segments])
         if catalogue.is_empty:
-            return
+            return True
         formulation = Formulation(catalogue, self._window(catalogue))
         while True:
             if self.ranked:
@@ -313,7 +325,7 @@ class _Solve:
             self._lower(max(outcome.bound, dropped))
             if outcome.values is None:
                 # Nothing was found: the incumbent stands.
-                return
+                return outcome.status == "infeasible"
             design = decoded(outcome.values)
             if not violations(self.spec, design):
                 _compare(
@@ -321,9 +333,9 @@ class _Solve:
                 )
                 self._accept(design)
                 self._contradict(outcome.bound, self._score)
-                return
+                return outcome.status == "optimal"
             if outcome.status == "stopped":
-                return
+                return False
             formulation.exclude(formulation.path(columns, outcome.values.tolist()))
 
     def _window(self, catalogue: Catalogue) -> Window | None:

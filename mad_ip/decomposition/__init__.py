@@ -20,7 +20,7 @@ from mad_ip.decomposition.least import least
 from mad_ip.lagrangian.annealing import Annealer
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.dual import minimise
-from mad_ip.lagrangian.program import Bound, Program
+from mad_ip.lagrangian.program import Bound, Program, Relaxation
 from mad_ip.lagrangian.survivors import Survivors, surviving
 from mad_ip.lagrangian.tree import State, Task, Tree, branch_and_bound, examine
 from mad_ip.lagrangian.workers import Workers, relaxation, threads
@@ -45,6 +45,9 @@ _BELOW = 1e-9
 
 _AROUND = 120
 """Values over all choices of a box around the best design where that check is made."""
+
+_CHECKED = 150
+"""Options given for that check: a MILP solver takes a fraction of a second for them, seconds for some hundreds more."""
 
 _SLACK = 1e-8
 """Relative excess of a least value over its budget that proves it out of reach; above every tolerance."""
@@ -125,6 +128,7 @@ class _Descent:
         stop: Callable[[], bool],
     ) -> None:
         self.spec, self.workers, self.gap, self.seed = spec, workers, gap, seed
+        self.free = dataclasses.replace(spec, objective=Objective(0.0), sha256="")
         self.top, self.most, self.watch, self.stop = top, most, watch, stop
         self.end = time.perf_counter() + seconds
         self.population = search.Population(spec)
@@ -149,28 +153,29 @@ class _Descent:
     def run(self, starts: Sequence[Path]) -> Found:
         for path in starts:
             self.judge(path)
-        tree = None if self.ranked else self._begun()
+            self.explore(path)
+        # Without a depth penalty, where the tree is one that looks for a first design.
+        spec, tree = self.free, None if self.ranked else self._begun()
         if self.ranked and self.most > 0:
-            tree = self._branch(self.spec, self._target, self._follow)
+            spec, tree = self.spec, self._branch(self.spec, self._target, self._follow)
             self.bound = min(self.bound, max(self.last, tree.state.unjudged))
-        if tree is None or self._stopped():
+        if tree is None or self.most == 0 or self.bound == -math.inf or self._stopped():
             return self._found()
-        left, dropped = self._survivors(tree)
+        left, dropped = self._survivors(relaxation(spec), tree)
         return dataclasses.replace(self._found(), dropped=max(dropped, self.last), survivors=left)
 
-    def _survivors(self, tree: Tree) -> tuple[Survivors | None, float]:
+    def _survivors(self, known: Relaxation, tree: Tree) -> tuple[Survivors | None, float]:
         """What another solver is given, and a bound on all other designs.
 
         That is what survives in the boxes that are left. Where none is, it is a check: the options of the architectures
         that had to be judged one by one, and what survives just below the best one in its own part of the tree.
         """
-        known = relaxation(self.spec)
         target = self._target() if self.ranked else _ANY
         parts = [surviving(known, box, bound, target) for box, bound in tree.left if bound.value > target]
         dropped = tree.state.settled
         if not parts:
             dropped = tree.state.unjudged
-            parts = [self._near(tree)] if self.ranked else []
+            parts = [self._near(known, tree)] if self.ranked else []
         points = [*tree.points, *(path for _, path in self.ranked)]
         if points:
             parts.append(Survivors.along(points, self.spec.input.channels))
@@ -179,7 +184,7 @@ class _Descent:
             return None, dropped
         return listed[0].joined(listed[1:]), dropped
 
-    def _near(self, tree: Tree) -> Survivors | None:
+    def _near(self, known: Relaxation, tree: Tree) -> Survivors | None:
         score, best = self.ranked[0]
         node = tree.holding(best, _AROUND)
         nothing = Survivors.along([best], self.spec.input.channels)
@@ -187,10 +192,10 @@ class _Descent:
             return nothing
         above = Bound(node.value, node.multipliers, node.tangents, None)
         target = score - _BELOW * max(abs(score), 1e-9)
-        found = examine(relaxation(self.spec), Task(node.box, above, (), target), stop=self._stopped)
+        found = examine(known, Task(node.box, above, (), target), stop=self._stopped)
         if found.bound is None:
             return nothing
-        return surviving(relaxation(self.spec), found.trims[-1].box if found.trims else node.box, found.bound, target)
+        return surviving(known, found.trims[-1].box if found.trims else node.box, found.bound, target)
 
     def _begun(self) -> Tree | None:
         """Find a first design; the bound becomes minus infinity when it is proven that there is none.
@@ -211,8 +216,7 @@ class _Descent:
                 break
         if self.ranked:
             return None
-        spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
-        tree = self._branch(spec, lambda: _ANY, lambda state: bool(self.ranked) or self.watch(self._found()))
+        tree = self._branch(self.free, lambda: _ANY, lambda state: bool(self.ranked) or self.watch(self._found()))
         if not self.ranked and tree.state.bound <= _ANY:
             self.bound = -math.inf
         return tree
