@@ -192,7 +192,7 @@ class _Descent:
             return nothing
         above = Bound(node.value, node.multipliers, node.tangents, None)
         target = score - _BELOW * max(abs(score), 1e-9)
-        found = examine(known, Task(node.box, above, (), target), stop=self._stopped)
+        found = examine(known, Task(node.box, above, above, (), target), stop=self._stopped)
         if found.bound is None:
             return nothing
         box = found.trims[-1].box if found.trims else node.box

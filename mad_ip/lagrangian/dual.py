@@ -103,7 +103,8 @@ def minimise(
             best = trial
             if best.value <= target:
                 break
-        else:
+        elif trial.value > best.value + gain:
+            # A bound a little worse than the best has at least taught the planes; one that is much worse was too far.
             radius *= 0.5
             if radius < 1e-5:
                 break

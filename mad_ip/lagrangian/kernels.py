@@ -21,6 +21,9 @@ __all__ = ["CAPACITY", "best_choice", "compiled", "envelopes", "option_bounds", 
 CAPACITY = 16
 """Lines kept at a node; more are replaced by as many chords, which are nowhere below them."""
 
+_WIDE = 128
+"""Inner widths from which on bisection is faster than trying all, several at once."""
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _FAST = {"nnan", "nsz"}
@@ -67,6 +70,32 @@ def _options(
 
 
 @compiled
+def _descending(best: Any, entering: Any, first_mid: Any, end_mid: Any, top: Any, at: Any) -> None:
+    """``max_w best[w] - entering[s, w]`` for every source, where the best width does not grow with the source.
+
+    The sources in the middle first: the widths of those on both sides of another bound its own.
+    """
+    sources = len(top)
+    stride = 1
+    while stride < sources:
+        stride *= 2
+    top[:] = -np.inf
+    at[:] = -1
+    while stride > 0:
+        for s in range(stride - 1, sources, 2 * stride):
+            low, high = first_mid[s], end_mid[s]
+            if s - stride >= 0 and at[s - stride] >= 0:
+                high = min(high, at[s - stride] + 1)
+            if s + stride < sources and at[s + stride] >= 0:
+                low = max(low, at[s + stride])
+            for w in range(low, high):
+                value = best[w] - entering[s, w]
+                if value > top[s]:
+                    top[s], at[s] = value, w
+        stride //= 2
+
+
+@compiled
 def through(
     node: Any,
     slope: Any,
@@ -83,12 +112,17 @@ def through(
     lines: Any,
     first_mid: Any,
     end_mid: Any,
+    descending: bool,
     values: Any,
 ) -> None:
-    """For lines ``begin`` to ``end`` ahead of a segment, their intercepts before it: ``values`` (S, J)."""
+    """For lines ``begin`` to ``end`` ahead of a segment, their intercepts before it: ``values`` (S, J).
+
+    ``descending``: the more channels enter, the narrower is the best width inside.
+    """
     sources, kernels, widths = pair.shape[0], opening.shape[1], opening.shape[2]
     rows = entering.shape[1]
     best = np.empty((kernels, widths))
+    tops, places = np.empty(sources), np.empty(sources, np.int64)
     for j in range(begin, end):
         n, a = node[j], slope[j]
         _options(n, a, opening, again, log_opening, log_again, lines, best)
@@ -96,6 +130,11 @@ def through(
             for k in range(1, kernels):
                 for w in range(widths):
                     best[0, w] = max(best[0, w], best[k, w])
+        if descending and widths >= _WIDE:
+            _descending(best[0], entering[:, 0], first_mid[:, n], end_mid[:, n], tops, places)
+            for s in range(sources):
+                values[s, j] = tops[s] + (a * log_source[s] - pair[s, n] + intercept[j])
+            continue
         for s in range(sources):
             top = -np.inf
             low, high = first_mid[s, n], end_mid[s, n]

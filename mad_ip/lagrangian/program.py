@@ -141,6 +141,7 @@ class _Part:
     end_mid: Integers
     layers: int
     gain: Floats
+    descending: bool
 
     @cached_property
     def largest(self) -> Floats:
@@ -495,6 +496,7 @@ class Program:
                 price.lines,
                 part.first_mid,
                 part.end_mid,
+                part.descending,
                 values,
             )
 
@@ -727,4 +729,5 @@ def _part(table: Table, sources: Integers, nodes: Integers, mid: Integers, kerne
         end_mid=end,
         layers=table.layers,
         gain=table.gain[nodes],
+        descending=table.descending,
     )

@@ -40,7 +40,9 @@ class Table:
     is 1 where a limit is passed. ``log_source`` (S), ``log_opening`` and ``log_again`` (N, K, W) give the log-width;
     ``layers`` are counted per block. Widths from ``first_mid`` to before ``end_mid`` (S, N) may be taken between a
     source and a node, none where they may not follow one another. ``gain`` (N) is the entropy per unit of log-width at
-    the segment's end; ``bounded`` says whether the effectiveness budget applies there.
+    the segment's end; ``bounded`` says whether the effectiveness budget applies there. ``descending``: of every cost, one
+    more channel before the segment adds no less to what enters a wider block, so that the best width does not grow with
+    them, whatever the prices.
     """
 
     sources: Integers
@@ -60,6 +62,7 @@ class Table:
     end_mid: Integers
     gain: Floats
     bounded: bool
+    descending: bool
 
 
 def tables(spec: Spec) -> tuple[Table, ...]:
@@ -124,6 +127,8 @@ def _table(spec: Spec, segment: Segment) -> Table:
     entering = np.array([terms.entering for terms in opening]).reshape(number, shape[0], *shape[2:])
     if (entering == entering[:, :, :1]).all():
         entering = entering[:, :, :1]
+    # Exact: integers below 2**53.
+    descending = entering.shape[2] == 1 and bool((np.diff(np.diff(entering, axis=1), axis=3) >= 0).all())
     log_first, log_rest = _log_widths(first, shape), _log_widths(rest, shape)
     gain = entropy.entropy_factor(spec.convention) * entropy.entropy_gain(
         segment.weight, segment.out_size, nodes, segment.time.out_frames
@@ -146,6 +151,7 @@ def _table(spec: Spec, segment: Segment) -> Table:
         end_mid=allowed.end_mid,
         gain=np.asarray(gain),
         bounded=spec.budget.effectiveness is not None and segment.bounded,
+        descending=descending,
     )
 
 

@@ -120,11 +120,12 @@ class Tree:
 class Task:
     """A box to bound, and to shrink and cut where its bound passes ``target``.
 
-    ``above`` bounds the box around it; ``known`` are paths of that box.
+    ``above`` bounds the box around it; ``start`` has the multipliers to begin with, ``known`` are paths of that box.
     """
 
     box: Box
     above: Bound | None
+    start: Bound | None
     known: tuple[Trace, ...]
     target: float
 
@@ -142,13 +143,15 @@ class Trim:
 class Examined:
     """What a task found: how the box shrank, and of what is left that it is empty, a point, or bounded by ``bound``.
 
-    Where that passes the target, ``cuts`` are where to split, ascending, none where it was stopped, and ``known`` are paths that matter; ``candidates`` are
-    paths that may be designs, the maximising one first.
+    Where that passes the target, ``cuts`` are where to split, ascending, none where it was stopped, ``start`` has the
+    multipliers to begin with there, and ``known`` are paths that matter; ``candidates`` are paths that may be designs,
+    the maximising one first.
     """
 
     kind: Literal["empty", "point", "leaf"]
     trims: tuple[Trim, ...]
     bound: Bound | None = None
+    start: Bound | None = None
     cuts: tuple[Cut, ...] = ()
     known: tuple[Trace, ...] = ()
     candidates: tuple[Path, ...] = ()
@@ -181,7 +184,7 @@ def examine(
 ) -> Examined:
     """Bound one box, and shrink it as long as that pays; told to ``stop``, bound it at least."""
     trims: list[Trim] = []
-    box, above, known = task.box.tightened(), task.above, task.known
+    box, above, start, known = task.box.tightened(), task.above, task.start, task.known
     candidates: dict[Path, None] = {}
     while True:
         program = None if box is None else Program(relaxation, box, shared=shared)
@@ -190,7 +193,6 @@ def examine(
         if box.point is not None:
             return Examined("point", tuple(trims), candidates=(box.point,))
         known = tuple(trace for trace in known if box.holds(trace.path))
-        start = above
         thin = Program(relaxation, box.thinned(_THIN)) if program.work > _LARGE else program
         if thin is not program and not thin.is_empty:
             # A part of the grid has much the same multipliers, for a fraction of the work, and its paths are paths here.
@@ -198,6 +200,10 @@ def examine(
             first = minimise(thin, start, there, target=task.target, stop=stop)
             if first.best.trace is not None:
                 start, known = first.best, (*known, *_active(thin, first))
+            if above is not None and first.best.value > task.target and box.first < box.last:
+                # Whatever the multipliers, the whole box is bounded no better than a part of it.
+                candidates = dict.fromkeys([first.best.trace.path, *candidates] if first.best.trace else candidates)
+                return Examined("leaf", tuple(trims), above, start, _cuts(box, first), known, tuple(candidates))
         evaluations = EVALUATIONS if thin is program else _CORRECTIONS
         dual = minimise(program, start, known, target=task.target, evaluations=evaluations, stop=stop)
         best = dual.best
@@ -211,7 +217,7 @@ def examine(
         )
         if best.value <= task.target or stop():
             return Examined("leaf", tuple(trims), best, candidates=tuple(candidates))
-        known, above = _active(program, dual), best
+        known, above, start = _active(program, dual), best, best
         smaller, dropped = _trimmed(program, best, task.target)
         if smaller != box:
             trims.append(Trim(best, smaller, dropped))
@@ -221,7 +227,7 @@ def examine(
         if left.size > _WORTH * box.size:
             break
         box = left
-    return Examined("leaf", tuple(trims), best, _cuts(left, dual), known, tuple(candidates))
+    return Examined("leaf", tuple(trims), best, best, _cuts(left, dual), known, tuple(candidates))
 
 
 def _active(program: Program, dual: Dual) -> tuple[Trace, ...]:
@@ -286,6 +292,7 @@ class _Open:
 
     node: Node
     above: Bound | None
+    start: Bound | None
     known: tuple[Trace, ...]
 
 
@@ -316,7 +323,7 @@ class _Search:
 
     def run(self) -> Tree:
         root = Node(whole(self.relaxation.spec))
-        self._push(_Open(root, None, ()), math.inf)
+        self._push(_Open(root, None, None, ()), math.inf)
         # At least one round: there is no bound without it.
         while True:
             self._round()
@@ -349,7 +356,7 @@ class _Search:
         items: list[_Open] = []
         while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or not items):
             items.append(heapq.heappop(self.queue)[2])
-        tasks = [Task(item.node.box, item.above, item.known, target) for item in items]
+        tasks = [Task(item.node.box, item.above, item.start, item.known, target) for item in items]
         for item, found in zip(items, self.workers(tasks, self._stopped), strict=True):
             self._apply(item.node, found, target)
 
@@ -387,6 +394,6 @@ class _Search:
             node.kind, node.split = "split", cut
             lower, upper = box.split(*cut)
             node.children = [Node(lower), Node(upper)]
-            self._push(_Open(node.children[0], bound, found.known), bound.value)
+            self._push(_Open(node.children[0], bound, found.start, found.known), bound.value)
             node, box = node.children[1], upper
-        self._push(_Open(node, bound, found.known), bound.value)
+        self._push(_Open(node, bound, found.start, found.known), bound.value)
