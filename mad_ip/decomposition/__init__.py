@@ -195,7 +195,8 @@ class _Descent:
         found = examine(known, Task(node.box, above, (), target), stop=self._stopped)
         if found.bound is None:
             return nothing
-        return surviving(known, found.trims[-1].box if found.trims else node.box, found.bound, target)
+        box = found.trims[-1].box if found.trims else node.box
+        return surviving(known, box, found.bound, target, best=_CHECKED)
 
     def _begun(self) -> Tree | None:
         """Find a first design; the bound becomes minus infinity when it is proven that there is none.
