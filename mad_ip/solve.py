@@ -122,8 +122,8 @@ def solve(
 ) -> Design:
     """The best design of a spec with its certificate.
 
-    Without a ``profile`` HiGHS solves what survives branch and bound. ``gap`` is relative to the score, ``time_limit`` in
-    seconds; ``interrupted`` is asked now and then, by any thread, whether to stop. The certificate's status is
+    Without a ``profile`` HiGHS solves what survives branch and bound. ``gap`` is relative to the score, ``time_limit``
+    in seconds; ``interrupted`` is asked now and then, by any thread, whether to stop. The certificate's status is
     ``optimal`` when the bound is within ``gap`` of the recomputed score, ``feasible`` otherwise.
 
     Raises :class:`InfeasibleError` when no design meets the budgets, :class:`NoDesignError` when it had to stop before
