@@ -294,7 +294,7 @@ class _Solve:
         from mad_ip.formulation import Formulation
 
         self.phase = self.backend.name
-        catalogue = catalogue.keep([np.ones(len(options), bool) for options in catalogue.segments])
+        catalogue = catalogue.linked()
         if catalogue.is_empty:
             return True
         formulation = Formulation(catalogue, self._window(catalogue))

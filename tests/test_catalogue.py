@@ -16,6 +16,8 @@ from strategies import specs
 
 from mad_ip import catalogue as catalogues
 from mad_ip.catalogue import Catalogue, Options
+from mad_ip.cost import COSTS, Cost
+from mad_ip.design import Design
 from mad_ip.errors import InputError
 from mad_ip.spec import FAMILIES, Spec
 
@@ -271,6 +273,35 @@ def test_keep_drops_what_no_neighbour_takes_up() -> None:
         assert kept.is_empty == (not paths)
         dropped += sum(int(mask.sum()) for mask in masks) - sum(len(u) for u in used)
     assert dropped > 0
+
+
+def test_what_a_maximum_leaves_lies_on_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every limit on the largest product of two neighbouring widths; some leave channels without a neighbour."""
+    stage = {"block": "basic", "stride": 1, "mid": [8, 16], "kernel": [3], "depth": [1, 2]}
+    table: dict[str, Any] = {
+        "name": "three",
+        "input": {"resolution": 16, "classes": 0},
+        "space": {"monotone": False},
+        "stem": {"kernel": 3, "stride": 2, "channels": [8, 64]},
+        "stage": [{**stage, "channels": [16, 24, 96]}, {**stage, "channels": [8, 32, 80]}],
+    }
+    cost = Cost("area", "", lambda layers, opens: (x.in_channels * x.out_channels * x.present for x in layers), "max")
+    monkeypatch.setitem(COSTS, "area", cost)
+    everything = oracle.architectures(Spec.from_table(table))
+    areas = [Design.chosen(Spec.from_table(table), architecture.path).spent("area") for architecture in everything]
+    dropped = 0
+    for limit in sorted(set(areas)):
+        spec = Spec.from_table({**table, "budget": {"area": limit}})
+        catalogue = catalogues.build(spec)
+        paths = catalogue_paths(catalogue)
+        within = {x.path for x, area in zip(everything, areas, strict=True) if area <= limit}
+        assert {catalogue.path(path) for path in paths} == within
+        assert [len(options) for options in catalogue.segments] == [len(set(o)) for o in zip(*paths, strict=True)]
+        dropped += len(catalogue.segments[0]) < len(spec.stem.channels)
+    assert dropped > 0
+    assert len(within) == len(everything)
+    below = Spec.from_table({**table, "budget": {"area": min(areas) - 1}})
+    assert catalogues.build(below).is_empty
 
 
 def test_the_spec_travels_with_what_is_kept() -> None:
