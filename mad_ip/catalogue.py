@@ -129,6 +129,10 @@ class Catalogue:
         kept = tuple(options.keep(mask) for options, mask in zip(self.segments, linked, strict=True))
         return Catalogue(self.spec, kept, self.architectures)
 
+    def linked(self) -> Catalogue:
+        """The options whose channels the neighbours take up."""
+        return self.keep([np.ones(len(options), bool) for options in self.segments])
+
     def path(self, chosen: Sequence[int]) -> Path:
         """The path that takes option ``chosen[s]`` of every segment."""
         return tuple(
@@ -183,7 +187,9 @@ def build(spec: Spec) -> Catalogue:
     segments = [
         _segment(spec, segment, *ends) for segment, ends in zip(spec.segments, itertools.pairwise(levels), strict=True)
     ]
-    return Catalogue(spec, tuple(segments), architectures(spec))
+    catalogue = Catalogue(spec, tuple(segments), architectures(spec))
+    # The rules on channels are met by all; a limit on a maximum may leave some that no neighbour takes up.
+    return catalogue.linked() if spec.budget.maxima else catalogue
 
 
 def listed(spec: Spec, options: Sequence[Iterable[tuple[int, Choice]]]) -> Catalogue:

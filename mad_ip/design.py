@@ -223,7 +223,7 @@ class Design:
         return self.stages[-1].channels if self.tail is None else self.tail
 
     def blocks(self) -> Iterator[tuple[tuple[Layer, ...], ...]]:
-        """For every segment, its blocks, each the tuple of its layers in forward order; one of the stem and the tail."""
+        """For every segment, its blocks, each the tuple of its layers in forward order; stem and tail have one."""
         for segment, choice in zip(self.segments, self.path, strict=True):
             first = opening(segment, segment.sources[0], choice.channels, choice.mid, choice.kernel)
             rest = repeated(segment, choice.channels, choice.mid, choice.kernel)
@@ -236,7 +236,7 @@ class Design:
     def levels(self) -> list[entropy.Level]:
         """The cumulated levels of the stem and the stages, the tail belonging to the last stage."""
         passed: list[Layer] = []
-        levels = []
+        levels: list[entropy.Level] = []
         for segment, blocks in zip(self.segments, self.blocks(), strict=True):
             passed += [layer for block in blocks for layer in block]
             gain = float(

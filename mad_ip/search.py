@@ -1,4 +1,4 @@
-"""Many architectures at once, scored and checked in exact integers; an evolution and climbs over them (no bound, no proof)."""
+"""Many architectures scored and checked at once, in exact integers; an evolution and climbs, which prove nothing."""
 
 from __future__ import annotations
 

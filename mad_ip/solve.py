@@ -122,8 +122,8 @@ def solve(
 ) -> Design:
     """The best design of a spec with its certificate.
 
-    Without a ``profile`` HiGHS solves what survives branch and bound. ``gap`` is relative to the score, ``time_limit`` in
-    seconds; ``interrupted`` is asked now and then, by any thread, whether to stop. The certificate's status is
+    Without a ``profile`` HiGHS solves what survives branch and bound. ``gap`` is relative to the score, ``time_limit``
+    in seconds; ``interrupted`` is asked now and then, by any thread, whether to stop. The certificate's status is
     ``optimal`` when the bound is within ``gap`` of the recomputed score, ``feasible`` otherwise.
 
     Raises :class:`InfeasibleError` when no design meets the budgets, :class:`NoDesignError` when it had to stop before
@@ -294,7 +294,7 @@ class _Solve:
         from mad_ip.formulation import Formulation
 
         self.phase = self.backend.name
-        catalogue = catalogue.keep([np.ones(len(options), bool) for options in catalogue.segments])
+        catalogue = catalogue.linked()
         if catalogue.is_empty:
             return True
         formulation = Formulation(catalogue, self._window(catalogue))

@@ -1,6 +1,6 @@
 """All solvers agree: with enumeration on small random specs, and with each other where they have to branch.
 
-They get the whole formulation, without the reduction before it, and all the same first incumbent.
+They get the whole formulation, without branch and bound before it, and all the same first incumbent.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from strategies import specs
 
 from mad_ip import catalogue as catalogues
-from mad_ip import search
+from mad_ip import decomposition
 from mad_ip import solve as solving
 from mad_ip.backends import Limits, Outcome, Problem, Profile
 from mad_ip.backends.base import Watch
 from mad_ip.catalogue import Catalogue
+from mad_ip.decomposition import Found
 from mad_ip.design import Design, violations
 from mad_ip.paths import within_budgets
 from mad_ip.spec import Budget, Spec
 
 MATRIX = ("highs", "scip", "cpsat", "gurobi", "glpk")
 AGREEMENT = 1e-6
-Solve = Callable[[Profile, Problem | Catalogue, Limits, Watch], Outcome]
+Solve = Callable[[Profile, Problem, Limits, Watch], Outcome]
 SEEDS = (*range(15), 20)
 """Of the mid-size specs; the last one makes Gurobi branch."""
 
@@ -42,16 +43,18 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 @pytest.fixture(autouse=True)
 def _shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    known: dict[tuple[str, int], Any] = {}
-    first_incumbent = search.first_incumbent
+    known: dict[str, Found] = {}
+    optimise = decomposition.optimise
 
-    def remembered(catalogue: Catalogue, seed: int, stop: Callable[[], bool] = lambda: False) -> Any:
-        key = (repr(catalogue.spec), len(catalogue))
+    def remembered(spec: Spec, *arguments: Any, most: float = math.inf, **more: Any) -> Found:
+        if most > 0:
+            return optimise(spec, *arguments, most=most, **more)
+        key = repr(spec)
         if key not in known:
-            known[key] = first_incumbent(catalogue, seed, stop)
+            known[key] = optimise(spec, *arguments, most=most, **more)
         return known[key]
 
-    monkeypatch.setattr(search, "first_incumbent", remembered)
+    monkeypatch.setattr(decomposition, "optimise", remembered)
 
 
 def solve(spec: Spec, backend: str) -> Design | None:
@@ -90,12 +93,12 @@ def test_every_solver_finds_what_enumeration_finds(spec: Spec) -> None:
         assert design.certificate.bound >= expected.score - 1e-9 * abs(expected.score), story
 
 
-def random_path(catalogue: Catalogue, generator: np.random.Generator) -> list[int]:
+def random_design(catalogue: Catalogue, generator: np.random.Generator) -> Design:
     path, c = [], catalogue.spec.input.channels
     for segment in catalogue.segments:
         path.append(int(generator.choice(np.flatnonzero(segment.c_in == c))))
         c = int(segment.c[path[-1]])
-    return path
+    return Design.chosen(catalogue.spec, catalogue.path(path))
 
 
 def mid_size(seed: int) -> Spec:
@@ -121,7 +124,7 @@ def mid_size(seed: int) -> Spec:
     }
     catalogue = catalogues.build(Spec.from_table(table))
     generator = np.random.default_rng(seed)
-    sample = [solving.decode(catalogue, random_path(catalogue, generator)).metrics for _ in range(31)]
+    sample = [random_design(catalogue, generator).metrics for _ in range(31)]
     keys = random.sample(["macs", "params", "layers", "effectiveness"], random.randint(2, 3))
     budget = {key: sorted(getattr(metrics, key) for metrics in sample)[random.randint(10, 20)] for key in keys}
     return Spec.from_table({**table, "budget": budget})
@@ -143,7 +146,7 @@ def test_the_mid_size_specs_are_worth_solving(in_this_process: Solve, monkeypatc
     """Hundreds of options, several budgets that bind, and a tree to search."""
     nodes: list[int] = []
 
-    def counting(profile: Profile, instance: Problem | Catalogue, limits: Limits, watch: Watch) -> Outcome:
+    def counting(profile: Profile, instance: Problem, limits: Limits, watch: Watch) -> Outcome:
         outcome = in_this_process(profile, instance, limits, watch)
         nodes.append(outcome.nodes)
         return outcome
@@ -160,7 +163,7 @@ def test_the_mid_size_specs_are_worth_solving(in_this_process: Solve, monkeypatc
     assert max(nodes) > 1
 
 
-def test_without_the_reduction_a_solver_gets_all_options(
+def test_without_branch_and_bound_a_solver_gets_all_options(
     in_this_process: Solve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns: dict[bool, int] = {}
@@ -169,9 +172,8 @@ def test_without_the_reduction_a_solver_gets_all_options(
     for reduction in (False, True):
 
         def counting(
-            profile: Profile, instance: Problem | Catalogue, limits: Limits, watch: Watch, reduction: bool = reduction
+            profile: Profile, instance: Problem, limits: Limits, watch: Watch, reduction: bool = reduction
         ) -> Outcome:
-            assert isinstance(instance, Problem)
             columns[reduction] = instance.shape[1]
             return in_this_process(profile, instance, limits, watch)
 
@@ -185,20 +187,20 @@ def test_designs_are_reported_as_a_solver_finds_them(in_this_process: Solve, mon
     """From a bad start, the scores rise before the solve has ended."""
     spec = mid_size(0)
 
-    def mediocre(catalogue: Catalogue, seed: int, stop: Callable[[], bool]) -> tuple[int, ...]:
-        generator = np.random.default_rng(seed)
+    def mediocre(*_: Any, **__: Any) -> Found:
+        generator = np.random.default_rng(0)
         while True:
-            path = random_path(catalogue, generator)
-            if not violations(spec, solving.decode(catalogue, path)):
-                return tuple(path)
+            design = random_design(catalogues.build(spec), generator)
+            if not violations(spec, design):
+                return Found((design.path,), design.metrics.score, design.metrics.score, math.inf, 0)
 
-    def unfinished(profile: Profile, instance: Problem | Catalogue, limits: Limits, watch: Watch) -> Outcome:
+    def unfinished(profile: Profile, instance: Problem, limits: Limits, watch: Watch) -> Outcome:
         outcome = in_this_process(profile, instance, limits, watch)
         return dataclasses.replace(outcome, status="stopped", values=None)
 
     expected = solve(spec, "enumerate")
     assert expected is not None
-    monkeypatch.setattr(search, "first_incumbent", mediocre)
+    monkeypatch.setattr(decomposition, "optimise", mediocre)
     monkeypatch.setattr(solving, "solve_apart", unfinished)
     scores: list[float] = []
     design = solving.solve(

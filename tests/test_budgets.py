@@ -1,9 +1,10 @@
-"""A budget that a test registers is honoured by every proof, and compared with brute force: sums and maxima."""
+"""A budget that a test registers, a sum or a maximum, is honoured by solvers and proofs, as brute force says."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,11 +16,15 @@ import oracle
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from strategies import specs
 
+from mad_ip.backends import Profile
 from mad_ip.blocks import Layer
 from mad_ip.cost import COSTS, Cost
 from mad_ip.design import Certificate, Design, violations
+from mad_ip.reports.table import design_table, space_table
+from mad_ip.solve import InfeasibleError, solve
 from mad_ip.spec import Budget, Spec
 from mad_ip.verification import attack, audit, exhaust, exhaustion, prove, verify
 from mad_ip.verification.attack import evaluate
@@ -137,6 +142,86 @@ def certified(spec: Spec, best: oracle.Best) -> Design:
     score = Design.chosen(spec, best.path).metrics.score
     certificate = Certificate("brute force", "1", "optimal", score, 0.0, 0.0, 0, oracle.count(spec))
     return dataclasses.replace(Design.chosen(spec, best.path), certificate=certificate)
+
+
+PROFILES = [
+    Profile("highs"),
+    Profile("highs", reduction=False),
+    *(Profile(name) for name in ("scip", "cpsat", "glpk", "enumerate", "decomposition")),
+    Profile("evolution", {"generations": 100}),
+]
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: f"{profile.backend}-{profile.reduction}")
+def test_every_solver_honours_it(profile: Profile, toy: Toy) -> None:
+    spec = limited(toy)
+    best, *_ = ranked(spec, toy)
+    design = solve(spec, profile=profile)
+    assert design.metrics.score == pytest.approx(best.score, rel=1e-9)
+    assert violations(spec, design) == []
+    assert design.spent(toy.cost.key) == toy.of(spec, best) <= getattr(spec.budget, toy.cost.key)
+    certificate = design.certificate
+    assert certificate is not None
+    assert certificate.status == ("feasible" if profile.backend == "evolution" else "optimal")
+    assert certificate.bound >= best.score * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("name", ["highs", "enumerate", "decomposition"])
+def test_what_cannot_be_met_is_named_with_the_least_there_is(name: str, toy: Toy) -> None:
+    content = table()
+    content["stage"][1]["kernel"] = 5
+    least = min(toy.of(free, x) for free in [Spec.from_table(content)] for x in oracle.architectures(free))
+    content["budget"][toy.cost.key] = least - 0.5
+    with pytest.raises(InfeasibleError) as caught:
+        solve(Spec.from_table(content), profile=Profile(name))
+    key = toy.cost.key
+    assert f"budget.{key} cannot be met;" in str(caught.value)
+    assert f"{key} {least:,} (budget {least - 0.5:g})" in str(caught.value)
+
+
+def test_it_is_read_written_and_shown(toy: Toy) -> None:
+    spec = limited(toy)
+    key, limit = toy.cost.key, getattr(spec.budget, toy.cost.key)
+    assert f"\n{key} = {limit}\n" in spec.to_toml()
+    best, *_ = ranked(spec, toy)
+    console = Console(file=io.StringIO(), width=200, record=True)
+    console.print(space_table(spec, None), design_table(Design.chosen(spec, best.path), spec.budget))
+    lines = console.export_text().splitlines()
+    (budgets,) = [line for line in lines if line.startswith("budgets: ")]
+    assert f"{key} {limit:g}" in budgets.split(", ")
+    (row,) = [line.split() for line in lines if line.split()[:1] == [key]]
+    value = toy.of(spec, best)
+    assert row == [key, f"{value:,}", f"{limit:g}", f"{(limit - value) / limit:.3%}"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+@QUICK
+@given(spec=specs(limit=800), seed=st.integers(0, 10**6), kinds=st.sampled_from([["sum"], ["max"], ["sum", "max"]]))
+def test_solvers_agree_with_brute_force(spec: Spec, seed: int, kinds: list[str]) -> None:
+    random, toys = Random(seed), [TOYS[kind] for kind in kinds]
+    everything = oracle.architectures(spec)
+    limits = {
+        toy.cost.key: max(0.25, toy.of(spec, random.choice(everything)) + random.choice([0, 0.5])) for toy in toys
+    }
+    feasible = [
+        x
+        for x in everything
+        if oracle.fits(spec.budget, x) and all(toy.of(spec, x) <= limits[toy.cost.key] for toy in toys)
+    ]
+    best = max(feasible, key=lambda x: x.score, default=None)
+    with pytest.MonkeyPatch.context() as patch:
+        for toy in toys:
+            patch.setitem(COSTS, toy.cost.key, toy.cost)
+        spec = dataclasses.replace(spec, budget=Budget(**spec.budget.given, **limits), sha256="")
+        for profile in (Profile("highs"), Profile("highs", reduction=False), Profile("enumerate")):
+            if best is None:
+                with pytest.raises(InfeasibleError):
+                    solve(spec, profile=profile)
+                continue
+            design = solve(spec, profile=profile)
+            assert violations(spec, design) == []
+            assert design.metrics.score == pytest.approx(best.score, rel=1e-6, abs=1e-9)
 
 
 def test_every_method_honours_it(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,10 @@ from strategies import specs
 
 from mad_ip import catalogue as catalogues
 from mad_ip.catalogue import Catalogue, Options
+from mad_ip.cost import COSTS, Cost
+from mad_ip.design import Design
 from mad_ip.errors import InputError
-from mad_ip.spec import FAMILIES, Path, Spec
+from mad_ip.spec import FAMILIES, Spec
 
 QUICK = settings(
     max_examples=30,
@@ -171,13 +173,13 @@ def test_counts_are_the_literal_ones(spec: Spec) -> None:
 def test_segments_add_up_to_whole_networks(spec: Spec) -> None:
     """Any path through the catalogue is an architecture of the oracle with the same costs, layers and entropy."""
     catalogue = catalogues.build(spec)
-    everything = {a.structure: a for a in oracle.architectures(spec)}
+    everything = {a.path: a for a in oracle.architectures(spec)}
     best: oracle.Best | None = None
     number = 0
     for path in catalogue_paths(catalogue):
         number += 1
         chosen = list(zip(catalogue.segments, path, strict=True))
-        own = everything[structure(spec, catalogue.path(path))]
+        own = everything[catalogue.path(path)]
         for budget in ("macs", "params", *spec.budget.sums):
             assert sum(int(s.costs[budget][o]) for s, o in chosen) == getattr(own, budget)
         assert sum(int(s.layers[o]) for s, o in chosen) == own.layers
@@ -194,12 +196,6 @@ def test_segments_add_up_to_whole_networks(spec: Spec) -> None:
     assert (best is None) == (expected is None)
     if best is not None and expected is not None:
         assert math.isclose(best.score, expected.score, rel_tol=1e-12, abs_tol=1e-12)
-
-
-def structure(spec: Spec, path: Path) -> oracle.Structure:
-    """A path as the oracle writes it."""
-    stages = tuple(tuple(choice) for choice in path[1 : 1 + len(spec.stages)])
-    return path[0].channels, stages, None if spec.tail is None else path[-1].channels
 
 
 def catalogue_paths(catalogue: Catalogue) -> list[tuple[int, ...]]:
@@ -277,6 +273,35 @@ def test_keep_drops_what_no_neighbour_takes_up() -> None:
         assert kept.is_empty == (not paths)
         dropped += sum(int(mask.sum()) for mask in masks) - sum(len(u) for u in used)
     assert dropped > 0
+
+
+def test_what_a_maximum_leaves_lies_on_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every limit on the largest product of two neighbouring widths; some leave channels without a neighbour."""
+    stage = {"block": "basic", "stride": 1, "mid": [8, 16], "kernel": [3], "depth": [1, 2]}
+    table: dict[str, Any] = {
+        "name": "three",
+        "input": {"resolution": 16, "classes": 0},
+        "space": {"monotone": False},
+        "stem": {"kernel": 3, "stride": 2, "channels": [8, 64]},
+        "stage": [{**stage, "channels": [16, 24, 96]}, {**stage, "channels": [8, 32, 80]}],
+    }
+    cost = Cost("area", "", lambda layers, opens: (x.in_channels * x.out_channels * x.present for x in layers), "max")
+    monkeypatch.setitem(COSTS, "area", cost)
+    everything = oracle.architectures(Spec.from_table(table))
+    areas = [Design.chosen(Spec.from_table(table), architecture.path).spent("area") for architecture in everything]
+    dropped = 0
+    for limit in sorted(set(areas)):
+        spec = Spec.from_table({**table, "budget": {"area": limit}})
+        catalogue = catalogues.build(spec)
+        paths = catalogue_paths(catalogue)
+        within = {x.path for x, area in zip(everything, areas, strict=True) if area <= limit}
+        assert {catalogue.path(path) for path in paths} == within
+        assert [len(options) for options in catalogue.segments] == [len(set(o)) for o in zip(*paths, strict=True)]
+        dropped += len(catalogue.segments[0]) < len(spec.stem.channels)
+    assert dropped > 0
+    assert len(within) == len(everything)
+    below = Spec.from_table({**table, "budget": {"area": min(areas) - 1}})
+    assert catalogues.build(below).is_empty
 
 
 def test_the_spec_travels_with_what_is_kept() -> None:

@@ -122,7 +122,7 @@ class Findings:
 
 
 class Backend(ABC):
-    """What :class:`Solver` and :class:`Search` have in common; ``options`` are those of a profile, which ``source`` names.
+    """What :class:`Solver` and :class:`Search` have in common; ``options`` are those of the profile ``source``.
 
     ``proves`` says whether the backend bounds the optimum at all.
     """
@@ -148,7 +148,7 @@ class Search(Backend):
 
     @abstractmethod
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
-        """Search within the limits, until ``watch``, called now and then, returns True; ``optimal`` only when proven."""
+        """Search within the limits, until ``watch``, called now and then, is true; ``optimal`` only when proven."""
 
 
 def proven(objective: float, bound: float, gap: float) -> bool:

@@ -1,4 +1,4 @@
-"""Every path of the undominated options, for small spaces: prefixes are extended in chunks, and dropped beyond a budget."""
+"""Every path of undominated options, for small spaces: prefixes grow in chunks, and are dropped beyond a budget."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The optimum of a spec at any resolution of its grids: branch and bound on the Lagrangian program (docs/decomposition.md).
+"""The optimum of a spec on grids as fine as one likes: branch and bound on the Lagrangian program.
 
 No catalogue of options is ever made: the tree shrinks boxes until they are below the best design, single architectures,
-or so small that what survives in them can be listed for a MILP solver.
+or so small that what survives in them can be listed for a MILP solver (docs/decomposition.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
 
 from mad_ip import search
 from mad_ip.decomposition.least import least
@@ -87,9 +86,9 @@ def optimise(
     the magnitude of the best's.
 
     What is open after ``most`` boxes is left, to be listed for another solver. ``starts`` are known designs. Stops
-    early after ``seconds``, when ``watch`` returns True or when ``stop``, asked at any moment, does. There are fewer paths when fewer designs exist; none and a bound of minus infinity when
-    no design meets the budgets. The result does not depend on the workers: boxes are examined in rounds, of equal scores
-    the path found first ranks before.
+    early after ``seconds``, when ``watch`` returns True or when ``stop``, asked at any moment, does. There are fewer
+    paths when fewer designs exist; none and a bound of minus infinity when no design meets the budgets. The result does
+    not depend on the workers: boxes are examined in rounds, of equal scores the path found first ranks before.
     """
     return _Descent(spec, workers, gap, seconds, seed, top, most, watch, stop).run(starts)
 

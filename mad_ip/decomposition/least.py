@@ -18,10 +18,10 @@ def least(spec: Spec, budget: str) -> float:
     """The smallest value of one of the spec's budgets over all architectures of its space (effectiveness: to 1e-9)."""
     if budget in spec.budget.maxima:
         return float(_least_maximum(spec, budget))
-    if budget == "effectiveness":
-        return paths.smallest_effectiveness(catalogue.build(_widest(spec)))
     limit = getattr(spec.budget, budget)
     alone = dataclasses.replace(spec, budget=Budget(**{budget: limit}), sha256="")
+    if budget == "effectiveness":
+        return paths.smallest_effectiveness(catalogue.build(_widest(alone)))
     before, _ = _program(alone).prefixes(0.0, np.ones(1))
     return float(round(-float(before[-1].max()) * limit))
 

@@ -77,16 +77,16 @@ class Network(nn.Module):
         families = [FAMILIES[stage.block] for stage in design.stages]
         last = sum(stage.depth for stage in design.stages) - 1
         rates = (drop_path_rate * n / last if last else 0.0 for n in itertools.count())
-        stem, *stages = design.blocks()
-        tail = stages.pop() if design.tail is not None else ((),)
-        self.stem = chain(*stem, families[0].activation)
+        (stem,), *stages = design.blocks()
+        (tail,) = stages.pop() if design.tail is not None else ((),)
+        self.stem = chain(stem, families[0].activation)
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(*(Residual(layers, family, next(rates)) for layers in stage))
                 for stage, family in zip(stages, families, strict=True)
             )
         )
-        self.tail = chain(*tail, families[-1].activation)
+        self.tail = chain(tail, families[-1].activation)
         self.design = design
         self.global_pool = global_pool
         self.reset_classifier(classes)
