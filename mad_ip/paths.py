@@ -20,8 +20,8 @@ __all__ = ["carried_bounds", "smallest_effectiveness", "within_budgets"]
 
 
 _MARGIN = 1e-6
-"""Relative margin on what is carried, for the rounding in the sweeps. Bounds that lie within a solver's tolerance of each
-other are two rows that its presolve takes for one: HiGHS then cut off the optimum.
+"""Relative margin on what is carried, for the rounding in the sweeps. A solver's presolve takes two rows within its
+tolerance of each other for one: with bounds that near, HiGHS cut off the optimum.
 """
 
 

@@ -398,8 +398,9 @@ class _Solve:
             raise InternalError(f"a decoded design is not feasible: {'; '.join(broken)}")
 
     def _accept(self, design: Design) -> None:
-        """Take a design as the incumbent if it is better."""
+        """Take a design of the solver as the incumbent if it is better, which it is not by more than what is proven."""
         self._check(design)
+        self._contradict(self.bound, design.metrics.score)
         if design.metrics.score > self._score:
             self.ranked = (design,)
         self._report()
@@ -429,7 +430,7 @@ class _Solve:
     def _contradict(self, bound: float, score: float) -> None:
         """Raise :class:`InternalError` when a claimed bound is below the score of a design at hand."""
         if bound < score - _SCORE_TOLERANCE * max(1.0, abs(score)):
-            raise InternalError(f"the solver's bound {bound!r} is below the score {score!r} of a design")
+            raise InternalError(f"the bound {bound!r} is below the score {score!r} of a design")
 
 
 def _compare(objective: float, score: float) -> None:
