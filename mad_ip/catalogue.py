@@ -176,8 +176,8 @@ def build(spec: Spec) -> Catalogue:
     options = raw_options(spec)
     if options > LISTABLE:
         raise InputError(
-            f"{spec.source}: {options:,} options are too many to list, at most {LISTABLE:,} are; a solver that is given "
-            "what survives (reduction = true in its profile) needs no list"
+            f"{spec.source}: {options:,} options are too many to list, at most {LISTABLE:,} are; a solver that is "
+            "given what survives (reduction = true in its profile) needs no list"
         )
     levels = [np.array([spec.input.channels]), *_channel_levels(spec)]
     segments = [
@@ -299,9 +299,9 @@ def _segment(spec: Spec, segment: Segment, before: Integers, after: Integers) ->
 def _dominators(segment: Segment, kernel: Integers, mid: Integers) -> Integers:
     """For every ``(k', k, m)``, the index of the least ``m'`` such that ``(k', m')`` has at least the log-width.
 
-    Where cost and log-width grow with the inner width, among the options with kernel ``k'`` only that one can dominate
-    ``(k, m)``, whatever the pair and the depth. A wrong index could only miss a dominance: :func:`_undominated`
-    compares the exact quantities.
+    Where cost and log-width grow with the inner width, among the options with kernel ``k'`` only the first admissible
+    one from there on can dominate ``(k, m)``, whatever the pair and the depth. A wrong index could only miss a
+    dominance: :func:`_undominated` compares the exact quantities.
     """
     block = blocks.opening(segment, 1, 1, mid[None, :], kernel[:, None])
     widths = np.broadcast_to(entropy.log_width_product(block), (len(kernel), len(mid)))
@@ -317,14 +317,18 @@ def _undominated(
     """
     pairs, depths, kernels, mids = admissible.shape
     kept = admissible.copy()
+    # The first admissible inner width from every one on, and from beyond the last.
+    following = np.full((pairs, depths, kernels, mids + 1), mids)
+    following[..., :-1] = np.where(admissible, np.arange(mids), mids)
+    following = np.minimum.accumulate(following[..., ::-1], axis=-1)[..., ::-1]
     for other in range(kernels):
-        index = np.broadcast_to(np.minimum(dominators[other], mids - 1).ravel(), (pairs, depths, kernels * mids))
+        index = following[:, :, other, dominators[other].ravel()]
 
         def at(values: NDArray[Any], other: int = other, index: Integers = index) -> NDArray[Any]:
             rows = np.broadcast_to(values[:, :, other, :], (pairs, depths, mids))
-            return np.take_along_axis(rows, index, axis=2).reshape(pairs, depths, kernels, mids)
+            return np.take_along_axis(rows, np.minimum(index, mids - 1), axis=2).reshape(pairs, depths, kernels, mids)
 
-        no_worse, equal = at(admissible), np.ones((1, 1, 1, 1), bool)
+        no_worse, equal = (index < mids).reshape(admissible.shape), np.ones((1, 1, 1, 1), bool)
         for values in compared:
             theirs = at(values)
             no_worse = no_worse & (theirs <= values)
@@ -343,8 +347,9 @@ def check_range(spec: Spec) -> None:
     c_in = spec.input.channels
     for segment in spec.segments:
         c, m, k, depth = (max(domain) for domain in (segment.channels, segment.mid, segment.kernel, segment.depth))
-        # Unequal channels, so that a shortcut has its projection.
-        first, rest = blocks.opening(segment, c_in + c, c, m, k), blocks.repeated(segment, c, m, k)
+        # With a projection even where the largest channels need none.
+        first = [dataclasses.replace(layer, present=1) for layer in blocks.opening(segment, c_in, c, m, k)]
+        rest = blocks.repeated(segment, c, m, k)
         for key in totals:
             totals[key] = COSTS[key].of_segment(totals[key], first, rest, blocks.closing(segment, c), depth)
         c_in = c

@@ -108,7 +108,7 @@ def evolve(
 
 @functools.lru_cache(maxsize=8)
 def _moves(sizes: tuple[int, ...]) -> Integers:
-    """All changes of one or two genes that have a choice by up to two steps, and none."""
+    """All changes of two genes that have a choice by up to two steps, or of one by up to four, and none."""
     unit = np.eye(len(sizes), dtype=np.int64)[np.array(sizes) > 1]
     single = np.concatenate([step * unit for step in (-2, -1, 1, 2)])
     pairs = (single[:, None, :] + single[None, :, :]).reshape(-1, len(sizes))
@@ -116,7 +116,7 @@ def _moves(sizes: tuple[int, ...]) -> Integers:
 
 
 def around(population: Population, row: Integers) -> Integers:
-    """The row and all that differ from it in one or two genes by up to two steps."""
+    """The row and all that differ from it in two genes by up to two steps, or in one by up to four."""
     rows = row + _moves(tuple(population.sizes.tolist()))
     return np.asarray(rows[((rows >= 0) & (rows < population.sizes)).all(axis=1)])
 

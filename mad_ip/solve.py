@@ -321,7 +321,7 @@ class _Solve:
             limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
             outcome = solve_apart(self.profile, problem, limits, follow)
             # The bound of an infeasible problem is -inf; every incumbent is a path of the formulation.
-            self._contradict(max(outcome.bound, dropped), self._score)
+            self._contradict(outcome.bound, self._score)
             self._lower(max(outcome.bound, dropped))
             if outcome.values is None:
                 # Nothing was found: the incumbent stands.
@@ -332,7 +332,7 @@ class _Solve:
                     problem.objective(outcome.values), design.measure(catalogue.spec.objective.depth_penalty).score
                 )
                 self._accept(design)
-                self._contradict(max(outcome.bound, dropped), self._score)
+                self._contradict(outcome.bound, self._score)
                 return outcome.status == "optimal"
             if outcome.status == "stopped":
                 return False

@@ -21,15 +21,27 @@ from strategies import specs
 from mad_ip import catalogue as catalogues
 from mad_ip import paths
 from mad_ip import solve as solving
-from mad_ip.backends import Limits, Outcome, Problem, Profile, Progress, compile_model, load_backend, solve_apart
+from mad_ip.backends import (
+    Findings,
+    Limits,
+    Outcome,
+    Problem,
+    Profile,
+    Progress,
+    Search,
+    Solver,
+    compile_model,
+    load_backend,
+    solve_apart,
+)
 from mad_ip.backends.integers import to_integers
 from mad_ip.backends.profile import BACKENDS
-from mad_ip.catalogue import Catalogue
+from mad_ip.decomposition.least import least
 from mad_ip.depths import Window, attainable_spreads
-from mad_ip.design import violations
+from mad_ip.design import Design, violations
 from mad_ip.errors import InputError, InternalError
 from mad_ip.formulation import Formulation
-from mad_ip.solve import NoDesignError, choices, decode
+from mad_ip.solve import NoDesignError, choices
 from mad_ip.solve import solve as solve_spec
 from mad_ip.spec import Budget, Spec
 
@@ -40,8 +52,8 @@ REPORTING = [name for name in PACKAGES if name != "glpk"]
 """Those that take a start and call back."""
 PROMPT = 20
 """Seconds within which a busy machine too has stopped what would take it minutes."""
-SEARCHES = ("enumerate", "evolution")
-"""The solvers of catalogues."""
+SEARCHES = ("enumerate", "evolution", "decomposition")
+"""Those that find designs of a spec by themselves."""
 
 OPTIONS: dict[str, tuple[str, str, object]] = {
     "highs": ("mip_rel_gapp", "mip_rel_gap", -3),
@@ -103,25 +115,45 @@ def known() -> list[float]:
     return list(values)
 
 
-def carry_on(_: Progress) -> bool:
+def carry_on(_: Progress | Findings) -> bool:
     return False
 
 
-def solve(instance: Any, limits: Limits = Limits(0.0), profile: Profile = Profile()) -> Outcome:  # noqa: B008
-    return load_backend(profile).solve(instance, limits, carry_on)
+def solver(profile: Profile) -> Solver:
+    backend = load_backend(profile)
+    assert isinstance(backend, Solver)
+    return backend
 
 
-def toy() -> Catalogue:
-    return catalogues.build(Spec.load(MODELS / "toy" / "spec.toml"))
+def searcher(profile: Profile) -> Search:
+    backend = load_backend(profile)
+    assert isinstance(backend, Search)
+    return backend
 
 
-def large() -> Catalogue:
+def solve(instance: Problem, limits: Limits = Limits(0.0), profile: Profile = Profile()) -> Outcome:  # noqa: B008
+    return solver(profile).solve(instance, limits, carry_on)
+
+
+def search(spec: Spec, profile: Profile, limits: Limits = Limits(0.0)) -> Findings:  # noqa: B008
+    return searcher(profile).solve(spec, limits, carry_on)
+
+
+def toy() -> Spec:
+    return Spec.load(MODELS / "toy" / "spec.toml")
+
+
+def large() -> Spec:
     """More paths than can be enumerated in minutes."""
-    return catalogues.build(Spec.load(MODELS / "coarse" / "resnet-basic.toml"))
+    return Spec.load(MODELS / "coarse" / "resnet-basic.toml")
 
 
-def instance_of(name: str) -> Any:
-    return toy() if name in SEARCHES else problem(COST, ROWS, UPPER)
+def use(profile: Profile) -> None:
+    """Load the backend, and let it solve something small."""
+    if profile.backend in SEARCHES:
+        search(toy(), profile)
+    else:
+        solve(problem(COST, ROWS, UPPER), profile=profile)
 
 
 def test_every_solver_is_installed_here() -> None:
@@ -194,7 +226,7 @@ def test_a_start_is_honoured(name: str) -> None:
             scores.append(instance.objective(progress.values))
         return bool(scores)
 
-    outcome = load_backend(Profile(name)).solve(instance, Limits(0.0, seconds=10.0), watch)
+    outcome = solver(Profile(name)).solve(instance, Limits(0.0, seconds=10.0), watch)
     assert outcome.values is not None
     assert min([*scores, instance.objective(outcome.values)]) >= instance.objective(np.array(known())) - 1e-6
 
@@ -235,7 +267,7 @@ def test_watch_stops_a_solve_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", REPORTING)
 def test_watch_stops_a_solve_in_the_same_process(name: str) -> None:
     began = time.perf_counter()
-    outcome = load_backend(Profile(name)).solve(
+    outcome = solver(Profile(name)).solve(
         hard(), Limits(0.0, seconds=60.0), lambda _: time.perf_counter() - began > 0.2
     )
     assert time.perf_counter() - began < PROMPT
@@ -255,7 +287,7 @@ def test_a_process_of_its_own_gives_the_same(name: str) -> None:
 def test_an_unknown_option_names_its_neighbours(name: str) -> None:
     wrong, right, _ = OPTIONS[name]
     with pytest.raises(InputError, match=rf"mine\.toml: options\.{wrong} = 1: unknown to .*\b{right}\b"):
-        solve(instance_of(name), profile=Profile(name, {wrong: 1}, "mine.toml"))
+        use(Profile(name, {wrong: 1}, "mine.toml"))
 
 
 def test_an_unknown_option_is_told_by_a_process_of_its_own() -> None:
@@ -271,7 +303,7 @@ def test_a_value_that_an_option_does_not_take(name: str, capfd: pytest.CaptureFi
     _, key, beyond = OPTIONS[name]
     for value in ("fast", beyond):
         with pytest.raises(InputError, match=r"^mine\.toml: options.*(refuses|must)[^\n]*$") as caught:
-            solve(instance_of(name), profile=Profile(name, {key: value}, "mine.toml"))
+            use(Profile(name, {key: value}, "mine.toml"))
         assert key in str(caught.value)
     assert capfd.readouterr().err == ""
 
@@ -356,11 +388,11 @@ def test_a_wrong_claim_is_not_believed(status: str, bound: float, monkeypatch: p
     outcome = Outcome(status, bound, None, 0)  # type: ignore[arg-type]
     monkeypatch.setattr(solving, "solve_apart", lambda *_: outcome)
     with pytest.raises(InternalError, match="is below the score 107"):
-        solve_spec(Spec.load(MODELS / "toy" / "spec.toml"))
+        solve_spec(toy())
 
 
 def test_the_toy_is_enumerated() -> None:
-    spec = Spec.load(MODELS / "toy" / "spec.toml")
+    spec = toy()
     design = solve_spec(spec, profile=Profile("enumerate"))
     best = solve_spec(spec)
     assert design.certificate is not None
@@ -370,19 +402,19 @@ def test_the_toy_is_enumerated() -> None:
 
 def test_a_space_that_is_too_large_to_enumerate() -> None:
     with pytest.raises(InputError, match=r"mine\.toml: .* paths are too many; options\.paths = 1,000,000,000"):
-        solve(large(), profile=Profile("enumerate", {}, "mine.toml"))
+        search(large(), Profile("enumerate", {}, "mine.toml"))
 
 
 def test_enumeration_stops_at_a_limit() -> None:
     began = time.perf_counter()
-    outcome = solve(large(), Limits(0.0, seconds=1.0), Profile("enumerate", {"paths": 10**40}))
+    found = search(large(), Profile("enumerate", {"paths": 10**40}), Limits(0.0, seconds=1.0))
     assert time.perf_counter() - began < PROMPT
-    assert (outcome.status, outcome.bound) == ("stopped", math.inf)
+    assert (found.status, found.bound) == ("stopped", math.inf)
 
 
 def test_evolution_repeats_itself_and_proves_nothing() -> None:
     """It reports ever better designs, and its bound is valid and finite."""
-    spec = Spec.load(MODELS / "toy" / "spec.toml")
+    spec = toy()
     profile = Profile("evolution", {"generations": 40})
     scores: list[float] = []
     first = solve_spec(spec, profile=profile, seed=3, watch=lambda report: scores.append(report.score))
@@ -399,7 +431,7 @@ def test_evolution_repeats_itself_and_proves_nothing() -> None:
 
 
 def test_evolution_is_optimal_at_no_gap_whatever() -> None:
-    spec = Spec.load(MODELS / "toy" / "spec.toml")
+    spec = toy()
     design = solve_spec(spec, profile=Profile("evolution", {"generations": 3}), gap=10.0)
     assert design.certificate is not None
     assert design.certificate.status == "feasible"
@@ -407,44 +439,43 @@ def test_evolution_is_optimal_at_no_gap_whatever() -> None:
 
 def test_evolution_runs_until_its_time_limit() -> None:
     began = time.perf_counter()
-    outcome = solve(toy(), Limits(0.0, seconds=1.0), Profile("evolution"))
+    found = search(toy(), Profile("evolution"), Limits(0.0, seconds=1.0))
     assert 1.0 <= time.perf_counter() - began < PROMPT
-    assert (outcome.status, outcome.bound) == ("stopped", math.inf)
-    assert solve(toy(), Limits(0.0, seconds=60.0), Profile("evolution", {"generations": 7})).nodes == 7
+    assert (found.status, found.bound) == ("stopped", math.inf)
+    assert search(toy(), Profile("evolution", {"generations": 7}), Limits(0.0, seconds=60.0)).nodes == 7
 
 
 def test_evolution_that_finds_nothing() -> None:
     """Only the cheapest architectures are allowed, and 512 attempts at random miss them: that proves nothing."""
-    spec = Spec.load(MODELS / "toy" / "spec.toml")
-    cheapest = dataclasses.replace(spec, budget=Budget(macs=paths.least(toy(), "macs")))
+    spec = toy()
+    cheapest = dataclasses.replace(spec, budget=Budget(macs=least(spec, "macs")))
     assert solve_spec(cheapest, profile=Profile("enumerate")).metrics.macs == cheapest.budget.macs
     with pytest.raises(NoDesignError):
         solve_spec(cheapest, profile=Profile("evolution", {"generations": 1}))
 
 
-def test_enumeration_tells_an_infeasible_catalogue() -> None:
-    catalogue = toy()
-    for macs, status in (
-        (paths.least(catalogue, "macs"), "optimal"),
-        (paths.least(catalogue, "macs") - 1, "infeasible"),
-    ):
-        spec = dataclasses.replace(catalogue.spec, budget=Budget(macs=macs))
-        outcome = solve(dataclasses.replace(catalogue, spec=spec), profile=Profile("enumerate"))
-        assert outcome.status == status
-        assert (outcome.values is None) == (status == "infeasible")
+@pytest.mark.parametrize("name", ["enumerate", "decomposition"])
+def test_an_infeasible_spec_is_told(name: str) -> None:
+    smallest = least(toy(), "macs")
+    for macs, status in ((smallest, "optimal"), (smallest - 1, "infeasible")):
+        spec = dataclasses.replace(toy(), budget=Budget(macs=macs))
+        found = search(spec, Profile(name))
+        assert found.status == status
+        assert [Design.chosen(spec, path).metrics.macs for path in found.paths] == [macs] * (status == "optimal")
+        assert math.isfinite(found.bound) == (status == "optimal")
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_stops_when_it_is_asked(name: str) -> None:
-    asked: list[Progress] = []
+    asked: list[Findings] = []
 
-    def watch(progress: Progress) -> bool:
-        asked.append(progress)
+    def watch(findings: Findings) -> bool:
+        asked.append(findings)
         return len(asked) == 3
 
     options = {"paths": 10**40} if name == "enumerate" else {}
-    outcome = load_backend(Profile(name, options)).solve(large(), Limits(0.0), watch)
-    assert outcome.status == "stopped"
+    found = searcher(Profile(name, options)).solve(large(), Limits(0.0), watch)
+    assert found.status == "stopped"
     assert len(asked) == 3
 
 
@@ -465,9 +496,10 @@ def test_integers_cut_off_no_design(spec: Spec, seed: int) -> None:
         for segment in catalogue.segments:
             path.append(int(generator.choice(np.flatnonzero(segment.c_in == c))))
             c = int(segment.c[path[-1]])
-        depths = [int(s.depth[o]) for s, o in zip(catalogue.stages, path[1:], strict=False)][spec.penalised]
+        design = Design.chosen(spec, catalogue.path(path))
+        depths = [stage.depth for stage in design.stages][spec.penalised]
         spread = len(depths) * sum(depth**2 for depth in depths) - sum(depths) ** 2
-        if violations(spec, decode(catalogue, path)) or spread > 40:
+        if violations(spec, design) or spread > 40:
             continue
         formulation.assign(path)
         instance, columns = compile_model(formulation.model, start=True)

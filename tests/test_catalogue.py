@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from random import Random
@@ -12,12 +11,13 @@ import numpy as np
 import oracle
 import pytest
 from hypothesis import HealthCheck, given, settings
+from numpy.typing import NDArray
 from strategies import specs
 
 from mad_ip import catalogue as catalogues
-from mad_ip.catalogue import Catalogue, Segment
+from mad_ip.catalogue import Catalogue, Options
 from mad_ip.errors import InputError
-from mad_ip.spec import FAMILIES, Spec
+from mad_ip.spec import FAMILIES, Path, Spec
 
 QUICK = settings(
     max_examples=30,
@@ -77,8 +77,13 @@ def literal_options(spec: Spec, number: int, sources: set[int], *, head: bool) -
     return options
 
 
-def rows(segment: Segment) -> list[tuple[Any, ...]]:
-    return list(zip(*(getattr(segment, name).tolist() for name in COLUMNS), strict=True))
+def column(options: Options, name: str) -> NDArray[Any]:
+    """A column by its name in :data:`COLUMNS`, costs among them."""
+    return options.costs[name] if name in options.costs else np.asarray(getattr(options, name))
+
+
+def rows(options: Options) -> list[tuple[Any, ...]]:
+    return list(zip(*(column(options, name).tolist() for name in COLUMNS), strict=True))
 
 
 def stage_spec(block: str, random: Random) -> Spec:
@@ -172,14 +177,9 @@ def test_segments_add_up_to_whole_networks(spec: Spec) -> None:
     for path in catalogue_paths(catalogue):
         number += 1
         chosen = list(zip(catalogue.segments, path, strict=True))
-        stages = tuple(
-            (int(s.c[o]), int(s.mid[o]), int(s.kernel[o]), int(s.depth[o]))
-            for s, o in zip(catalogue.stages, path[1:], strict=False)
-        )
-        tail = None if spec.tail is None else int(catalogue.segments[-1].c[path[-1]])
-        own = everything[int(catalogue.segments[0].c[path[0]]), stages, tail]
-        assert sum(int(s.macs[o]) for s, o in chosen) == own.macs
-        assert sum(int(s.params[o]) for s, o in chosen) == own.params
+        own = everything[structure(spec, catalogue.path(path))]
+        for budget in ("macs", "params", *spec.budget.sums):
+            assert sum(int(s.costs[budget][o]) for s, o in chosen) == getattr(own, budget)
         assert sum(int(s.layers[o]) for s, o in chosen) == own.layers
         carried, entropy = 0.0, 0.0
         for segment, option in chosen:
@@ -194,6 +194,12 @@ def test_segments_add_up_to_whole_networks(spec: Spec) -> None:
     assert (best is None) == (expected is None)
     if best is not None and expected is not None:
         assert math.isclose(best.score, expected.score, rel_tol=1e-12, abs_tol=1e-12)
+
+
+def structure(spec: Spec, path: Path) -> oracle.Structure:
+    """A path as the oracle writes it."""
+    stages = tuple(tuple(choice) for choice in path[1 : 1 + len(spec.stages)])
+    return path[0].channels, stages, None if spec.tail is None else path[-1].channels
 
 
 def catalogue_paths(catalogue: Catalogue) -> list[tuple[int, ...]]:
@@ -212,8 +218,8 @@ def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> N
     parts = catalogues.build(spec)
     for one, other in zip(whole.segments, parts.segments, strict=True):
         for name in COLUMNS:
-            assert np.array_equal(getattr(one, name), getattr(other, name)), name
-            assert getattr(one, name).dtype == getattr(other, name).dtype, name
+            assert np.array_equal(column(one, name), column(other, name)), name
+            assert column(one, name).dtype == column(other, name).dtype, name
 
 
 def huge_spec(width: int, stem: tuple[int, ...] | None = None, mid: int | None = None) -> Spec:
@@ -242,7 +248,7 @@ def test_costs_that_leave_64_bits_are_refused() -> None:
     with pytest.raises(InputError, match=r"spec: .*2\*\*62"):
         catalogues.build(spec)
     below = huge_spec(1 << 19)
-    (macs,) = catalogues.build(below).segments[1].macs.tolist()
+    (macs,) = catalogues.build(below).segments[1].costs["macs"].tolist()
     assert macs == oracle.stage_total(below.stages[0], 1 << 19, 1 << 19, 1 << 19, 1, 1, 2048).macs
     assert macs > 2**53, "the point is an exact integer that a float does not hold"
 
@@ -264,11 +270,11 @@ def test_keep_drops_what_no_neighbour_takes_up() -> None:
         masks = [np.array([random.random() < 0.4 for _ in range(len(s))]) for s in catalogue.segments]
         allowed = [set(np.flatnonzero(mask).tolist()) for mask in masks]
         paths = [p for p in catalogue_paths(catalogue) if all(o in a for o, a in zip(p, allowed, strict=True))]
-        linked = catalogue.linked(masks)
-        used = [{path[s] for path in paths} for s in range(len(catalogue.segments))]
-        assert [set(np.flatnonzero(mask).tolist()) for mask in linked] == used
-        assert [len(s) for s in catalogue.keep(masks).segments] == [len(u) for u in used]
-        assert catalogue.keep(masks).is_empty == (not paths)
+        kept = catalogue.keep(masks)
+        used = [sorted({path[s] for path in paths}) for s in range(len(catalogue.segments))]
+        for before, after, options in zip(catalogue.segments, kept.segments, used, strict=True):
+            assert rows(after) == [rows(before)[o] for o in options]
+        assert kept.is_empty == (not paths)
         dropped += sum(int(mask.sum()) for mask in masks) - sum(len(u) for u in used)
     assert dropped > 0
 
@@ -279,5 +285,5 @@ def test_the_spec_travels_with_what_is_kept() -> None:
     assert kept.spec is catalogue.spec
     assert kept.architectures == catalogue.architectures
     for one, other in zip(catalogue.segments, kept.segments, strict=True):
-        for entry in dataclasses.fields(one):
-            assert np.array_equal(getattr(one, entry.name), getattr(other, entry.name)), entry.name
+        assert (other.segment, other.factor) == (one.segment, one.factor)
+        assert rows(other) == rows(one)

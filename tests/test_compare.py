@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -288,10 +289,10 @@ def test_a_process_that_does_not_stop_is_ended_and_keeps_its_trace(
 
 def test_a_solver_that_raises_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The process finds this package's profile, but its solver's module breaks on import.
-    (tmp_path / "highspy.py").write_text("raise RuntimeError('broken installation in /opt/somewhere/highspy')")
+    (tmp_path / "pyscipopt.py").write_text("raise RuntimeError('broken installation in /opt/somewhere/pyscipopt')")
     monkeypatch.syspath_prepend(tmp_path)
-    run = measure(Job("toy", str(TOY), "highs", "highs", 0), Settings())
-    assert (run.status, run.message) == ("failed", "RuntimeError: broken installation in highspy")
+    run = measure(Job("toy", str(TOY), "scip", "scip", 0), Settings())
+    assert (run.status, run.message) == ("failed", "RuntimeError: broken installation in pyscipopt")
 
 
 def test_evolution_runs_once_for_each_seed(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from test_catalogue import catalogue_paths
 from mad_ip import catalogue as catalogues
 from mad_ip import paths
 from mad_ip.catalogue import Catalogue
+from mad_ip.decomposition.least import least
 from mad_ip.spec import Budget, Spec
 
 QUICK = settings(
@@ -23,13 +24,16 @@ QUICK = settings(
 )
 
 
+LINEAR = ("macs", "params", "layers")
+
+
 def cost(catalogue: Catalogue, path: tuple[int, ...], budget: str) -> int:
-    return sum(int(getattr(s, budget)[o]) for s, o in zip(catalogue.segments, path, strict=True))
+    return sum(int(s.costs[budget][o]) for s, o in zip(catalogue.segments, path, strict=True))
 
 
-def keeps(catalogue: Catalogue, path: tuple[int, ...], budgets: tuple[str, ...] = paths.LINEAR_BUDGETS) -> bool:
-    """Whether a path is within the linear budgets named."""
-    limits = {budget: getattr(catalogue.spec.budget, budget) for budget in budgets}
+def keeps(catalogue: Catalogue, path: tuple[int, ...]) -> bool:
+    """Whether a path is within the linear budgets."""
+    limits = {budget: getattr(catalogue.spec.budget, budget) for budget in LINEAR}
     return all(limit is None or cost(catalogue, path, budget) <= limit for budget, limit in limits.items())
 
 
@@ -38,7 +42,7 @@ def is_effective(catalogue: Catalogue, path: tuple[int, ...]) -> bool:
     limit, layers, carried = catalogue.spec.budget.effectiveness, 0, 0.0
     for segment, option in zip(catalogue.segments, path, strict=True):
         layers, carried = layers + int(segment.layers[option]), carried + float(segment.log_width[option])
-        if segment.bounds_effectiveness and limit is not None and layers / math.exp(carried / layers) > limit:
+        if segment.segment.bounded and limit is not None and layers / math.exp(carried / layers) > limit:
             return False
     return True
 
@@ -62,13 +66,13 @@ def taken(catalogue: Catalogue, chosen: list[tuple[int, ...]]) -> list[set[tuple
 @QUICK
 @given(spec=specs(limit=2000))
 def test_least_values_are_the_oracles(spec: Spec) -> None:
-    catalogue = catalogues.build(spec)
-    least = oracle.minima(spec)
-    assert [paths.least(catalogue, budget) for budget in paths.LINEAR_BUDGETS] == [
-        least.macs,
-        least.params,
-        least.layers,
-    ]
+    """In exact integers, whatever the limit is: here below, far above and about what is reachable."""
+    minima = oracle.minima(spec)
+    for budget in LINEAR:
+        smallest = getattr(minima, budget)
+        for limit in (0.1, 1e18, smallest):
+            alone = dataclasses.replace(spec, budget=Budget(**{budget: limit}), sha256="")
+            assert least(alone, budget) == smallest, (budget, limit)
 
 
 @QUICK
@@ -93,8 +97,9 @@ def test_within_budgets_keeps_what_a_feasible_path_takes(spec: Spec) -> None:
 @QUICK
 @given(spec=specs(limit=300))
 def test_within_one_budget_keeps_nothing_else(spec: Spec) -> None:
-    everything = catalogues.build(spec)
-    for budget in paths.LINEAR_BUDGETS:
+    for budget in LINEAR:
+        unlimited = dataclasses.replace(spec, budget=Budget(**{budget: 2.0**60}))
+        everything = catalogues.build(unlimited)
         costs = sorted(cost(everything, path, budget) for path in catalogue_paths(everything))
         for limit in (costs[0] - 1, costs[0], costs[len(costs) // 3], costs[-1]):
             alone = dataclasses.replace(spec, budget=Budget(**{budget: limit}))

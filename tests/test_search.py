@@ -1,20 +1,19 @@
-"""The first incumbent's evaluation is the design's own, and what it returns is feasible."""
+"""The evaluation of many rows at once is the design's own; the evolution and the climbs over them."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import specs
 
-from mad_ip import catalogue as catalogues
 from mad_ip import search
-from mad_ip.design import Design, StageChoice, StemChoice, violations
-from mad_ip.search import Population
-from mad_ip.solve import decode
-from mad_ip.spec import Budget, Spec
+from mad_ip.design import Design, violations
+from mad_ip.search import Integers, Population
+from mad_ip.spec import Choice, Spec
 
 QUICK = settings(
     max_examples=30,
@@ -24,35 +23,19 @@ QUICK = settings(
 )
 
 
-def design_of(spec: Spec, values: list[int]) -> Design:
-    """The design that the values of a row's genes describe."""
-    stages = []
-    for t, stage in enumerate(spec.stages):
-        stages.append(StageChoice(stage.block, stage.stride, *values[1 + 4 * t : 5 + 4 * t], stage.weight))
-    return Design.create(
-        beta=spec.objective.depth_penalty,
-        name=spec.name,
-        spec_sha256=spec.sha256,
-        convention=spec.convention,
-        resolution=spec.input.resolution,
-        image_channels=spec.input.channels,
-        stem=StemChoice(spec.stem.kernel, spec.stem.stride, values[0], spec.stem.weight),
-        stages=tuple(stages),
-        tail=None if spec.tail is None else values[-1],
-        classes=spec.input.classes,
-    )
+def random_rows(population: Population, number: int) -> Integers:
+    sizes = [len(domain) for domain in population.genes]
+    return np.random.default_rng(0).integers(0, sizes, (number, len(sizes)))
 
 
 @QUICK
 @given(spec=specs(limit=1000))
 def test_rows_are_worth_what_their_designs_are(spec: Spec) -> None:
     population = Population(spec)
-    genes = population.genes()
-    generator = np.random.default_rng(0)
-    rows = generator.integers(0, [len(domain) for domain in genes], (40, len(genes)))
+    rows = random_rows(population, 40)
     scores, violation = population.evaluate(rows)
     for row, score, broken in zip(rows, scores, violation, strict=True):
-        design = design_of(spec, [int(domain[index]) for domain, index in zip(genes, row, strict=True)])
+        design = Design.chosen(spec, population.path(row))
         assert math.isclose(score, design.metrics.score, rel_tol=1e-11, abs_tol=1e-9)
         limit = spec.budget.effectiveness
         if limit is not None and math.isclose(design.metrics.effectiveness, limit, rel_tol=1e-11):
@@ -61,23 +44,83 @@ def test_rows_are_worth_what_their_designs_are(spec: Spec) -> None:
         assert broken >= 0
 
 
-@settings(QUICK, max_examples=6)
+@QUICK
 @given(spec=specs(limit=1000))
-def test_the_first_incumbent_is_feasible_and_repeatable(spec: Spec) -> None:
-    catalogue = catalogues.build(spec)
-    path = search.first_incumbent(catalogue, 7)
-    assert path == search.first_incumbent(catalogue, 7)
-    if path is not None:
-        assert violations(spec, decode(catalogue, path)) == []
+def test_rows_and_paths_are_each_others(spec: Spec) -> None:
+    """A row has the indices of stem, stages and tail in order; a path off the grid has the nearest row."""
+    population = Population(spec)
+    for row in random_rows(population, 10):
+        path = population.path(row)
+        assert (population.row(path) == row).all()
+        values = iter(row.tolist())
+        assert path[0] == (spec.stem.channels[next(values)], 1, spec.stem.kernel, 1)
+        next(values), next(values), next(values)
+        for stage, choice in zip(spec.stages, path[1:], strict=False):
+            domains = (stage.channels, stage.mid, stage.kernel, stage.depth)
+            assert choice == tuple(domain[next(values)] for domain in domains)
+        if spec.tail is not None:
+            assert path[-1] == (spec.tail.channels[next(values)], 1, 1, 1)
+        far = (Choice(10**6, 1, path[0].kernel, 1), *path[1:])
+        assert population.path(population.row(far))[0].channels == max(spec.stem.channels)
 
 
-@settings(QUICK, max_examples=6)
-@given(spec=specs(limit=1000))
-def test_something_is_found_without_budgets(spec: Spec) -> None:
-    catalogue = catalogues.build(dataclasses.replace(spec, budget=Budget()))
-    path = search.first_incumbent(catalogue, 0)
-    assert path is not None
-    assert violations(catalogue.spec, decode(catalogue, path)) == []
+def toy() -> Spec:
+    stage = {"block": "basic", "stride": 2, "kernel": [3], "channels": [8, 16, 24, 32], "mid": [8, 16, 24, 32]}
+    table = {
+        "name": "toy",
+        "input": {"resolution": 32},
+        "stem": {"kernel": 3, "stride": 2, "channels": [8]},
+        "stage": [{**stage, "depth": [1, 2, 3, 4]}, stage | {"depth": 2}],
+        "budget": {"macs": 4e6, "effectiveness": 0.1},
+    }
+    return Spec.from_table(table)
+
+
+def test_around_a_row_is_what_two_small_changes_reach() -> None:
+    population = Population(toy())
+    row = random_rows(population, 1)[0]
+    everything = np.array(list(itertools.product(*(range(size) for size in population.sizes))))
+    steps = np.abs(everything - row)
+    genes, farthest = (steps > 0).sum(axis=1), steps.max(axis=1)
+    near = everything[(genes <= 1) | (genes == 2) & (farthest <= 2)]
+    found = search.around(population, row)
+    assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, near.tolist()))
+    assert len(near) < len(everything)
+
+
+def test_a_climb_ends_where_nothing_around_is_better() -> None:
+    """The least violation counts first, then the score."""
+    population = Population(toy())
+    rows = random_rows(population, 20)
+    climbed = 0
+    for row in rows:
+        end = search.polish(population, row)
+        around = search.around(population, end)
+        scores, violation = population.evaluate(np.concatenate([end[None], row[None], around]))
+        order = list(zip(violation.tolist(), (-scores).tolist(), strict=True))
+        assert order[0] == min(order)
+        climbed += order[0] < order[1]
+    assert climbed > 10
+    _, violation = population.evaluate(rows)
+    assert violation.min() == 0 < violation.max()
+
+
+def test_an_evolution_never_loses_its_best() -> None:
+    """Feasible ones before all others, and in the end the best of all, of these few."""
+    population = Population(toy())
+    generator = np.random.default_rng(1)
+
+    def vary(rows: Integers) -> Integers:
+        return generator.integers(0, population.sizes, (64, len(population.sizes)))
+
+    generations = list(itertools.islice(search.evolve(population, generator, vary), 100))
+    ranks = [(violation, -score) for _, score, violation in generations]
+    assert ranks == sorted(ranks, reverse=True)
+    everything = np.array(list(itertools.product(*(range(size) for size in population.sizes))))
+    scores, violation = population.evaluate(everything)
+    row, score, broken = generations[-1]
+    assert (score, broken) == (pytest.approx(scores[violation == 0].max(), rel=1e-12), 0)
+    assert violations(population.spec, Design.chosen(population.spec, population.path(row))) == []
 
 
 def test_depths_whose_penalty_overflows() -> None:
@@ -89,8 +132,7 @@ def test_depths_whose_penalty_overflows() -> None:
         "stem": {"kernel": 3, "stride": 2, "channels": [8]},
         "stage": [stage, stage],
     }
-    spec = Spec.from_table(table)
-    path = search.first_incumbent(catalogues.build(spec), 0)
-    assert path is not None
-    depths = {stage.depth for stage in decode(catalogues.build(spec), path).stages}
-    assert depths == {100}
+    population = Population(Spec.from_table(table))
+    for row in random_rows(population, 5):
+        path = population.path(search.polish(population, row))
+        assert [choice.depth for choice in path[1:]] == [100, 100]

@@ -46,6 +46,9 @@ _BELOW = 1e-9
 _AROUND = 120
 """Values over all choices of a box around the best design where that check is made."""
 
+_CHECKED = 150
+"""Options given for that check: a MILP solver takes a fraction of a second for them, seconds for some hundreds more."""
+
 _SLACK = 1e-8
 """Relative excess of a least value over its budget that proves it out of reach; above every tolerance."""
 
@@ -192,7 +195,8 @@ class _Descent:
         found = examine(known, Task(node.box, above, (), target), stop=self._stopped)
         if found.bound is None:
             return nothing
-        return surviving(known, found.trims[-1].box if found.trims else node.box, found.bound, target)
+        box = found.trims[-1].box if found.trims else node.box
+        return surviving(known, box, found.bound, target, best=_CHECKED)
 
     def _begun(self) -> Tree | None:
         """Find a first design; the bound becomes minus infinity when it is proven that there is none.

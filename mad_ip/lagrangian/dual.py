@@ -107,7 +107,7 @@ def minimise(
             radius *= 0.5
             if radius < 1e-5:
                 break
-    return Dual(best, *master.active(best, radius))
+    return Dual(best, *master.active(best))
 
 
 class _Master:
@@ -127,8 +127,9 @@ class _Master:
         self.start = self._point(start.multipliers, start.tangents)
         self.size = len(self.start)
         self.unit = max(1.0, abs(start.value))
-        # A layer is worth some units of log-width.
-        self.scales = np.append(program.scales, 5 * program.scales[self.first_mu : self.first_mu + len(self.floors)])
+        # A layer is worth some units of log-width; a multiplier that is large already changes by a share of it.
+        prices = 5 * program.scales[self.first_mu : self.first_mu + len(self.floors)]
+        self.scales = np.maximum(np.append(program.scales, prices), np.abs(self.start))
         self.least = np.append(program.relaxation.least, np.full(len(self.floors), -np.inf))
         self.traces: list[Trace] = []
         self.rows: list[int] = []
@@ -229,9 +230,9 @@ class _Master:
             tangents.append(math.exp(steep - 1 + self.program.relaxation.log_ratio))
         return (multipliers, tuple(tangents)), value
 
-    def active(self, centre: Bound, radius: float) -> tuple[tuple[Trace, ...], Floats]:
-        """The paths, and the weights with which they hold up the planes' minimum around a bound's multipliers."""
-        self.solve(centre, radius)
+    def active(self, centre: Bound) -> tuple[tuple[Trace, ...], Floats]:
+        """The paths, and the weights with which they hold up the minimum of the planes: they keep the budgets on average."""
+        self.solve(centre, _FAR)
         duals = np.abs(np.array(self.lp.getSolution().row_dual))
         if len(duals) < self.planes or not duals[self.rows].any():
             return tuple(self.traces), np.append(np.zeros(len(self.traces) - 1), 1.0)

@@ -43,18 +43,28 @@ class Survivors:
         return cls(tuple(map(frozenset, zip(*rows, strict=True))))
 
 
-def surviving(relaxation: Relaxation, box: Box, bound: Bound, target: float) -> Survivors | None:
-    """The options of a box whose own bound passes a target; ``None`` where there are too many to look at each."""
+def surviving(
+    relaxation: Relaxation, box: Box, bound: Bound, target: float, *, best: int | None = None
+) -> Survivors | None:
+    """The options of a box whose own bound passes a target, only about the ``best`` of them if so many are wanted.
+
+    ``None`` where there are too many to look at each.
+    """
     tight = box.tightened()
     program = None if tight is None else Program(relaxation, tight)
     if tight is None or program is None or program.is_empty:
         return Survivors(tuple(frozenset() for _ in relaxation.tables))
     if any(part.options > MOST for part in program.parts):
         return None
+    bounds = list(program.option_bounds(bound))
+    if best is not None:
+        above = np.concatenate([values[values > target] for values in bounds])
+        if len(above) > best:
+            target = float(np.partition(above, -best)[-best])
     kept: list[frozenset[Option]] = []
     sources = relaxation.tables[0].sources
-    for part, bounds in zip(program.parts, program.option_bounds(bound), strict=True):
-        alive = zip(*(axis.tolist() for axis in np.nonzero(bounds > target)), strict=True)
+    for part, values in zip(program.parts, bounds, strict=True):
+        alive = zip(*(axis.tolist() for axis in np.nonzero(values > target)), strict=True)
         kept.append(
             frozenset(
                 (
