@@ -26,7 +26,7 @@ from mad_ip.lagrangian import workers
 from mad_ip.lagrangian.program import Program
 from mad_ip.lagrangian.tree import Examined
 from mad_ip.lagrangian.workers import threads
-from mad_ip.solve import InfeasibleError, NoDesignError, rank, solve
+from mad_ip.solve import InfeasibleError, rank, solve
 from mad_ip.spec import CONVENTIONS, FAMILIES, Budget, Spec
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -132,6 +132,29 @@ def test_all_roads_lead_to_the_enumerated_optimum(batch: int) -> None:
     assert {bool(feasible(spec)) for spec in drawn} == {True, False}
     for key in ("macs", "params", "layers", "effectiveness"):
         assert {getattr(spec.budget, key) is None for spec in drawn} == {True, False}
+
+
+@pytest.mark.usefixtures("unlucky")
+def test_the_least_and_the_most_carried_may_be_the_same() -> None:
+    """With bounds on it as near to each other as that, HiGHS 1.16 claimed 1460.5 as the optimum."""
+    stage = {"block": "inverted", "stride": 2}
+    spec = Spec.from_table(
+        {
+            "name": "presolve",
+            "input": {"resolution": 96},
+            "budget": {"macs": 10187704, "params": 472251, "effectiveness": 0.3135684804621656, "layers": 22},
+            "objective": {"depth_penalty": 200},
+            "stem": {"kernel": 7, "stride": 4, "channels": [8, 12, 16]},
+            "stage": [
+                {**stage, "channels": [8, 40], "mid": [31, 48, 73, 95], "kernel": 7, "depth": 2, "weight": 1},
+                {**stage, "block": "basic", "channels": [8, 56, 109], "mid": 32, "kernel": 5, "depth": 3, "weight": 1},
+                {**stage, "stride": 1, "channels": [24, 32, 58, 80], "mid": 64, "kernel": 5, "depth": 1, "weight": 1},
+                {**stage, "channels": 109, "mid": [16, 31, 32, 75], "kernel": 3, "depth": 2, "weight": 1},
+            ],
+        }
+    )
+    assert feasible(spec)[0].score == pytest.approx(1583.717967939715)
+    assert is_best(designed(spec, EVERYTHING), feasible(spec))
 
 
 def tight(number: int) -> Spec:
@@ -317,7 +340,7 @@ def test_a_grid_too_fine_to_list_is_solved() -> None:
     assert violations(spec, design) == []
 
 
-def test_a_time_limit_leaves_a_design_and_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_limit_leaves_a_design_and_a_bound() -> None:
     spec = fine()
     reports: list[float] = []
     design = solve(spec, gap=0.0, time_limit=0.5, watch=lambda report: reports.append(report.seconds))
@@ -327,10 +350,6 @@ def test_a_time_limit_leaves_a_design_and_a_bound(monkeypatch: pytest.MonkeyPatc
     assert 0.5 <= certificate.seconds < 20
     assert design.metrics.score < certificate.bound < 2 * design.metrics.score
     assert reports == sorted(reports)
-    # Where even the first walks have no time.
-    monkeypatch.setattr(decomposition, "_WALKS", 0)
-    with pytest.raises(NoDesignError):
-        solve(spec, time_limit=0)
 
 
 def test_a_cluster_is_an_address() -> None:
