@@ -38,8 +38,8 @@ _EFFECTIVENESS_SLACK = 1e-9
 """Added to the right of an effectiveness row, in log-width, so that rounding cuts off no feasible design."""
 
 _CARRIED_SLACK = 1e-6
-"""Relative slack on the bounds of what is carried: with two rows nearer to each other than its tolerance, the presolve of
-HiGHS 1.16 cut off the optimum.
+"""Relative slack on the bounds of what is carried: with two rows nearer to each other than its tolerance, the presolve
+of HiGHS 1.16 cut off the optimum.
 """
 
 
