@@ -37,6 +37,11 @@ _BUDGET_SCALE = 1e4
 _EFFECTIVENESS_SLACK = 1e-9
 """Added to the right of an effectiveness row, in log-width, so that rounding cuts off no feasible design."""
 
+_CARRIED_SLACK = 1e-6
+"""Relative slack on the bounds of what is carried: with two rows nearer to each other than its tolerance, the presolve
+of HiGHS 1.16 cut off the optimum.
+"""
+
 
 class Formulation:
     """The model over a catalogue without empty segments.
@@ -112,10 +117,10 @@ class Formulation:
 
         # (3.7) lo[s,p] y[s,p] <= F[s,p] <= hi[s,p] y[s,p]
         model.carry_least = pyo.Constraint(
-            model.F.index_set(), rule=lambda m, s, p: m.F[s, p] >= float(low[s][p]) * m.y[s, p]
+            model.F.index_set(), rule=lambda m, s, p: m.F[s, p] >= (1 - _CARRIED_SLACK) * float(low[s][p]) * m.y[s, p]
         )
         model.carry_most = pyo.Constraint(
-            model.F.index_set(), rule=lambda m, s, p: m.F[s, p] <= float(high[s][p]) * m.y[s, p]
+            model.F.index_set(), rule=lambda m, s, p: m.F[s, p] <= (1 + _CARRIED_SLACK) * float(high[s][p]) * m.y[s, p]
         )
 
         # (3.8) sum_s sum_o cost_o x[s,o] <= budget, in integers

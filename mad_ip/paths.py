@@ -19,12 +19,6 @@ from mad_ip.catalogue import Catalogue, Floats, Options
 __all__ = ["carried_bounds", "smallest_effectiveness", "within_budgets"]
 
 
-_MARGIN = 1e-6
-"""Relative margin on what is carried, for the rounding in the sweeps. Bounds that lie within a solver's tolerance of
-each other are two rows that its presolve takes for one: HiGHS then cut off the optimum.
-"""
-
-
 @dataclass(frozen=True)
 class _Sweep:
     """Largest sum of option values before each pair's source, within each pair, and after each pair's node."""
@@ -110,8 +104,9 @@ def carried_bounds(catalogue: Catalogue, multipliers: int = 48) -> tuple[list[Fl
             sweep = _sweep(segments, [s + p for s, p in zip(log_width, costs, strict=True)], costs)
             for index in range(len(segments)):
                 np.minimum(high[index], sweep.through_pair(index) + price, out=high[index])
-    high = [np.maximum(upper * (1 + _MARGIN), lower) for lower, upper in zip(low, high, strict=True)]
-    return [values * (1 - _MARGIN) for values in low], high
+    # Rounding in the sweeps must not cut off an attainable value.
+    high = [np.maximum(upper * (1 + 1e-9), lower) for lower, upper in zip(low, high, strict=True)]
+    return [values * (1 - 1e-9) for values in low], high
 
 
 def smallest_effectiveness(catalogue: Catalogue) -> float:

@@ -224,11 +224,11 @@ class _Solve:
 
     def _reduce(self) -> None:
         """Branch until little survives, and let the solver have the last word on that."""
-        found = self._branch(self._tree_gap)
+        found = self._branch(self._tree_gap, _BOXES)
         if not self.ranked:
             left = found.survivors
             self._begin(found, None if left is None else catalogues.listed(self.spec, left.options))
-            found = self._branch(self._tree_gap)
+            found = self._branch(self._tree_gap, _BOXES)
         left = found.survivors
         if left is not None and len(left) <= _LISTED and not self.stopped():
             self._branch_and_cut(catalogues.listed(self.spec, left.options), found.dropped)
@@ -242,10 +242,10 @@ class _Solve:
         catalogue = paths.within_budgets(everything)
         if catalogue.is_empty:
             raise InfeasibleError(explain(self.spec, self.stopped))
-        found = self._branch(0.0, most=0)
+        found = self._branch(0.0, 0)
         if not self.ranked:
             self._begin(dataclasses.replace(found, dropped=-math.inf), catalogue)
-            self._branch(0.0, most=0)
+            self._branch(0.0, 0)
         if not self.stopped():
             self._branch_and_cut(catalogue, -math.inf)
 
@@ -263,7 +263,7 @@ class _Solve:
             raise InfeasibleError(explain(self.spec, self.stopped))
         self._require_design()
 
-    def _branch(self, gap: float, *, most: float = _BOXES) -> Found:
+    def _branch(self, gap: float, most: float) -> Found:
         """Branch and bound without a solver, from the best design known."""
         self.phase = "branch and bound"
 
@@ -398,8 +398,9 @@ class _Solve:
             raise InternalError(f"a decoded design is not feasible: {'; '.join(broken)}")
 
     def _accept(self, design: Design) -> None:
-        """Take a design as the incumbent if it is better."""
+        """Take a design of the solver as the incumbent if it is better, which it is not by more than what is proven."""
         self._check(design)
+        self._contradict(self.bound, design.metrics.score)
         if design.metrics.score > self._score:
             self.ranked = (design,)
         self._report()
@@ -429,7 +430,7 @@ class _Solve:
     def _contradict(self, bound: float, score: float) -> None:
         """Raise :class:`InternalError` when a claimed bound is below the score of a design at hand."""
         if bound < score - _SCORE_TOLERANCE * max(1.0, abs(score)):
-            raise InternalError(f"the solver's bound {bound!r} is below the score {score!r} of a design")
+            raise InternalError(f"the bound {bound!r} is below the score {score!r} of a design")
 
 
 def _compare(objective: float, score: float) -> None:

@@ -25,7 +25,20 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     from mad_ip import backends, solve
 
     def here(profile: Any, instance: Any, limits: Any, watch: Any) -> Any:
-        return backends.load_backend(profile).solve(instance, limits, watch)
+        raised: list[Exception] = []
+
+        def guarded(progress: Any) -> bool:
+            # A solver that calls from C would lose it.
+            try:
+                return bool(watch(progress))
+            except Exception as error:
+                raised.append(error)
+                return True
+
+        outcome = backends.load_backend(profile).solve(instance, limits, guarded)
+        if raised:
+            raise raised[0]
+        return outcome
 
     monkeypatch.setattr(solve, "solve_apart", here)
     return here

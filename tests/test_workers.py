@@ -1,11 +1,10 @@
-"""Workers: the same tree whoever examines the boxes, processes that die, Ctrl-C, and a Dask cluster."""
+"""Workers: the same tree whoever examines the boxes, threads or a Dask cluster that loses some; Ctrl-C."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-import multiprocessing
 import os
 import signal
 import socket
@@ -14,7 +13,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,13 @@ import oracle
 import pytest
 
 from mad_ip import decomposition
-from mad_ip.decomposition.workers import Workers, cluster, processes, relaxation, serial
 from mad_ip.design import Design
-from mad_ip.errors import InputError, MadIpError
+from mad_ip.errors import InputError
+from mad_ip.lagrangian import kernels, program
 from mad_ip.lagrangian.box import whole
+from mad_ip.lagrangian.program import Bound, Program
 from mad_ip.lagrangian.tree import Node, Task, Tree, branch_and_bound
+from mad_ip.lagrangian.workers import Workers, cluster, relaxation, threads
 from mad_ip.spec import Spec
 
 ZOO = Path(__file__).parents[1] / "models"
@@ -59,10 +60,8 @@ def scheduler() -> Iterator[Any]:
         yield local
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Workers]:
-    with processes(2) as workers:
-        yield workers
+def never() -> bool:
+    return False
 
 
 def records(root: Node) -> list[Any]:
@@ -91,11 +90,7 @@ def begun(spec: Spec, workers: Workers) -> list[Any]:
 def optimise(spec: Spec, workers: Any) -> tuple[Tree, float]:
     """The finished tree and the best score that it came across, starting without one."""
     best = -math.inf
-    exact = {
-        ((x.structure[0], 1, 1, 1), *x.structure[1]): x.score
-        for x in oracle.architectures(spec)
-        if oracle.fits(spec.budget, x)
-    }
+    exact = {x.path: x.score for x in oracle.architectures(spec) if oracle.fits(spec.budget, x)}
 
     def judge(path: Any) -> float:
         nonlocal best
@@ -112,19 +107,22 @@ def expected(spec: Spec, middle: Spec) -> dict[str, list[Any]]:
     return {"middle": records(tree.root)}
 
 
-@pytest.mark.parametrize("who", ["serial", "1 process", "2 processes", "cluster"])
-def test_the_tree_is_the_same_bit_by_bit(who: str, middle: Spec, spec: Spec, expected: Any, request: Any) -> None:
-    with ExitStack() as stack:
-        if who == "serial":
-            workers = stack.enter_context(serial())
-        elif who == "1 process":
-            workers = stack.enter_context(processes(1))
-        elif who == "2 processes":
-            workers = request.getfixturevalue("pool")
-        else:
-            workers = stack.enter_context(cluster(request.getfixturevalue("scheduler").scheduler_address))
+@contextmanager
+def working(who: int | str, request: Any) -> Iterator[Workers]:
+    """So many threads, or the cluster."""
+    with (
+        threads(who)
+        if isinstance(who, int)
+        else cluster(request.getfixturevalue("scheduler").scheduler_address) as workers
+    ):
+        yield workers
+
+
+@pytest.mark.parametrize("who", [1, 2, 3, "cluster"])
+def test_the_tree_is_the_same_bit_by_bit(who: int | str, middle: Spec, spec: Spec, expected: Any, request: Any) -> None:
+    with working(who, request) as workers:
         assert begun(middle, workers) == expected["middle"]
-        # The same workers, another spec: a solve goes from coarse to fine grids.
+        # The same workers, another spec.
         tree, best = optimise(spec, workers)
     assert {"split", "leaf"} <= {record[0] for record in records(tree.root)}
     optimum = oracle.enumerate_best(spec)
@@ -133,44 +131,43 @@ def test_the_tree_is_the_same_bit_by_bit(who: str, middle: Spec, spec: Spec, exp
     assert tree.state.open == 0 or tree.state.bound <= best
 
 
+def test_threads_share_the_loops_of_a_single_box(middle: Spec, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the loops are cut, bit by bit the same."""
+    monkeypatch.setattr(program, "_SHARED", 0)
+    used: set[int] = set()
+    right = kernels.through
+
+    def noting(*arguments: Any) -> None:
+        used.add(threading.get_ident())
+        right(*arguments)
+
+    monkeypatch.setattr(kernels, "through", noting)
+    with threads(3) as workers:
+        assert begun(middle, workers) == expected["middle"]
+    assert len(used - {threading.get_ident()}) > 1
+
+
 def killing(workers: Workers, pids: list[int], killed: list[int]) -> Workers:
-    """Kill a process while the third round is under way."""
+    """Kill a process while the second round is under way."""
     rounds = 0
 
     def kill() -> None:
         os.kill(pids[0], signal.SIGKILL)
         killed.append(pids[0])
 
-    def examine(spec: Spec, tasks: Any) -> Any:
+    def examine(spec: Spec, tasks: Any, stop: Any) -> Any:
         nonlocal rounds
         rounds += 1
         timer = threading.Timer(0.01, kill)
-        if rounds == 3:
+        if rounds == 2:
             timer.start()
         try:
-            return workers(spec, tasks)
+            return workers(spec, tasks, stop)
         finally:
-            if rounds == 3:
+            if rounds == 2:
                 timer.join()
 
     return examine
-
-
-def children() -> list[int]:
-    return [process.pid or 0 for process in multiprocessing.active_children()]
-
-
-def test_a_killed_process_costs_its_tasks_only(middle: Spec, expected: Any) -> None:
-    before, killed = set(children()), list[int]()
-    with processes(2) as workers:
-        pids = [pid for pid in children() if pid not in before]
-        assert len(pids) == 2
-        workers(middle, [Task(whole(middle), None, None, math.inf, math.inf, False, False)] * 4)
-        assert begun(middle, killing(workers, pids, killed)) == expected["middle"]
-        assert killed == pids[:1]
-        assert not set(pids) & set(children())
-        assert len(set(children()) - before) == 2
-    assert set(children()) == before
 
 
 def test_a_killed_worker_of_a_cluster_costs_its_tasks_only(scheduler: Any, middle: Spec, expected: Any) -> None:
@@ -186,7 +183,7 @@ def test_a_killed_worker_of_a_cluster_costs_its_tasks_only(scheduler: Any, middl
 
 def test_a_solve_on_a_cluster_that_loses_a_worker_ends_at_the_same_optimum(scheduler: Any) -> None:
     spec = Spec.load(ZOO / "coarse" / "deepmad-29m.toml")
-    with serial() as workers:
+    with threads(1) as workers:
         alone = decomposition.optimise(spec, workers, gap=1e-4)
     killed: list[int] = []
     with cluster(scheduler.scheduler_address) as workers, distributed.Client(scheduler, set_as_default=False) as client:
@@ -206,68 +203,70 @@ def test_solve_takes_the_address_of_a_cluster(scheduler: Any, tmp_path: Path) ->
     assert Design.load(tmp_path / "design.json").metrics == stored.metrics
 
 
-class Lethal:
-    """Ends the process that unpickles it."""
-
-    def __reduce__(self) -> Any:
-        return os._exit, (1,)
-
-
-def test_a_task_that_always_kills_ends_the_search(spec: Spec) -> None:
-    before = set(children())
-    with processes(1) as workers, pytest.raises(MadIpError, match="died 3 times"):
-        workers(spec, [Task(Lethal(), None, None, math.inf, 0.0, False, False)])  # type: ignore[arg-type]
-    assert set(children()) == before
-
-
-@pytest.mark.parametrize("who", ["processes", "cluster"])
-def test_an_exception_arrives_as_it_is_and_work_goes_on(who: str, spec: Spec, request: Any) -> None:
-    good = Task(whole(spec), None, None, math.inf, 0.0, True, True)
-    bad = dataclasses.replace(good, multipliers=np.zeros(0))
-    with ExitStack() as stack:
-        if who == "processes":
-            workers = request.getfixturevalue("pool")
-        else:
-            workers = stack.enter_context(cluster(request.getfixturevalue("scheduler").scheduler_address))
-        with serial() as here, pytest.raises(Exception, match=r"\w") as own:
-            here(spec, [good, bad])
+@pytest.mark.parametrize("who", [1, 2, "cluster"])
+def test_an_exception_arrives_as_it_is_and_work_goes_on(who: int | str, spec: Spec, request: Any) -> None:
+    good = Task(whole(spec), None, (), math.inf)
+    bad = dataclasses.replace(good, above=Bound(math.inf, np.zeros(0), (), None))
+    with threads(1) as here, pytest.raises(Exception, match=r"\w") as own:
+        here(spec, [good, bad], never)
+    with working(who, request) as workers:
         with pytest.raises(own.type) as raised:
-            workers(spec, [good, bad])
+            workers(spec, [good, bad], never)
         assert str(raised.value) == str(own.value)
-        (found,) = workers(spec, [good])
+        (found,) = workers(spec, [good], never)
         assert found.bound is not None
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_threads_stop_inside_of_a_box(number: int, middle: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every box that is begun is bounded all the same, each by a few evaluations."""
+    evaluations = 0
+    right = Program.evaluate
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal evaluations
+        evaluations += 1
+        return right(*arguments)
+
+    monkeypatch.setattr(Program, "evaluate", counting)
+    tasks = [Task(whole(middle), None, (), -math.inf)] * 3
+    with threads(number) as workers:
+        complete = workers(middle, tasks, never)
+        needed, evaluations = evaluations, 0
+        stopped = workers(middle, tasks, lambda: evaluations >= 5)
+    assert needed > 40
+    assert 5 <= evaluations <= 5 + 2 * len(tasks)
+    for all_of, part in zip(complete, stopped, strict=True):
+        assert all_of.bound is not None
+        assert part.bound is not None
+        assert all_of.bound.value <= part.bound.value < math.inf
+        assert part.cuts == ()
+
+
 SCRIPT = """
-import math, multiprocessing, time
-from mad_ip.decomposition.workers import processes
-from mad_ip.lagrangian.box import whole
-from mad_ip.lagrangian.tree import Task
+import math
+from mad_ip.backends import Profile
+from mad_ip.solve import solve
 from mad_ip.spec import Spec
 
-if __name__ == "__main__":
-    spec = Spec.load({path!r})
-    task = Task(whole(spec), None, None, math.inf, 0.0, True, True)
-    with processes(2) as workers:
-        pids = {{process.pid for process in multiprocessing.active_children()}}
-        {warm}
-        try:
-            print("ready", flush=True)
-            while True:
-                workers(spec, [task] * 8)
-        except KeyboardInterrupt:
-            pass
-        workers(spec, [task] * 2)
-        assert {{process.pid for process in multiprocessing.active_children()}} == pids
+spec = Spec.load({path!r})
+asked = []
+
+def watch(report):
+    if not asked:
+        print("ready", flush=True)
+    asked.append(report)
+
+try:
+    solve(spec, profile=Profile("decomposition"), gap=0.0, threads=2, watch=watch)
+except KeyboardInterrupt:
     print("closed", flush=True)
 """
 
 
-def started(tmp_path: Path, *, warm: bool) -> subprocess.Popen[str]:
+def started(tmp_path: Path) -> subprocess.Popen[str]:
     script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(SCRIPT.format(path=str(ZOO / "mobile" / "spec.toml"), warm="workers(spec, [task])" * warm))
-    )
+    script.write_text(textwrap.dedent(SCRIPT.format(path=str(ZOO / "mobile" / "spec.toml"))))
     process = subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,
@@ -280,21 +279,11 @@ def started(tmp_path: Path, *, warm: bool) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("warm", [False, True])
-def test_ctrl_c_reaches_the_parent_alone(tmp_path: Path, warm: bool) -> None:
-    """As a terminal sends it, to the whole group: while the processes start, and while they work."""
-    process = started(tmp_path, warm=warm)
+def test_ctrl_c_ends_the_threads(tmp_path: Path) -> None:
+    process = started(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=30)
     assert (output, errors, process.returncode) == ("closed\n", "", 0)
-
-
-def test_processes_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
-    process = started(tmp_path, warm=True)
-    process.kill()
-    # The output ends when the last process that holds it is gone.
-    _, errors = process.communicate(timeout=10)
-    assert "Traceback" not in errors
 
 
 def test_without_dask_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +293,7 @@ def test_without_dask_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyPat
 
 
 def test_no_scheduler_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mad_ip.decomposition.workers._PATIENCE", 1)
+    monkeypatch.setattr("mad_ip.lagrangian.workers._PATIENCE", 1)
     with socket.socket() as unused:
         # Bound but not listening: nobody answers, and nobody else takes the port.
         unused.bind(("127.0.0.1", 0))
