@@ -674,8 +674,8 @@ class _Prefixes:
     @classmethod
     def at_one_slope(cls, known: Floats) -> _Prefixes:
         """Whatever the slope, one value by source."""
-        zero = np.zeros(len(known))
-        return cls(zero, zero[:, None], known[:, None].copy(), np.ones(len(known), np.int64))
+        shape = len(known), 1
+        return cls(np.zeros(len(known)), np.zeros(shape), known.reshape(shape), np.ones(len(known), np.int64))
 
     @property
     def arrays(self) -> tuple[Any, ...]:
