@@ -590,7 +590,7 @@ class Program:
         asked = self._asked(lines, priced)
         prefixes = _Prefixes.at_one_slope(np.zeros(1))
         for part, price, (slope, intercept) in zip(self.parts, priced, asked, strict=True):
-            node, place = np.nonzero(np.isfinite(slope))
+            node, place = (np.ascontiguousarray(axis) for axis in np.nonzero(np.isfinite(slope)))
             ahead = _Ahead(node, slope[node, place], intercept[node, place] + constant, place)
             yield part, price, ahead, prefixes
             if part is not self.parts[-1]:
