@@ -34,7 +34,8 @@ class Contribution:
 class Score:
     """A network as measured under a convention: MACs at batch 1, learnable numbers, counted layers, and levels.
 
-    ``path`` holds the main-path layers of every level, empty for a design.
+    ``path`` holds the main-path layers of every level, empty for a design. ``profile`` has every level, weighted or
+    not, with its resolution and what weight 1 would make of it.
     """
 
     name: str
@@ -50,12 +51,43 @@ class Score:
     frames: int | None = None
     path: tuple[tuple[Layer, ...], ...] = dataclasses.field(default=(), repr=False)
     gated: bool = False
+    profile: tuple[tuple[int, Level], ...] = dataclasses.field(default=(), repr=False)
 
     def content(self) -> dict[str, Any]:
         """What is printed as JSON."""
-        content = dataclasses.asdict(dataclasses.replace(self, path=()))
-        del content["path"], content["gated"]
+        content = dataclasses.asdict(dataclasses.replace(self, path=(), profile=()))
+        del content["path"], content["gated"], content["profile"]
         return content
+
+    def under(self, spec: Spec) -> list[Level]:
+        """The levels by the weights of a spec: one by one where they have its resolutions, else by resolution.
+
+        Raises :class:`InputError` when the network has no level at a resolution that the spec weighs.
+        """
+        levels = [(segment.out_size, segment.weight) for segment in spec.segments]
+        if spec.tail is not None:
+            # The tail ends the last stage's level.
+            levels[-2:] = levels[-1:]
+        sizes = [size for size, _ in self.profile]
+        if sizes == [size for size, _ in levels]:
+            weights = [weight for _, weight in levels]
+        else:
+            # What ends a resolution has all the weight that the spec gives to it.
+            total: dict[int, float] = {}
+            for size, weight in levels:
+                total[size] = total.get(size, 0.0) + weight
+            for size, weight in total.items():
+                if weight > 0 and size not in sizes:
+                    raise InputError(
+                        f"{spec.source}: weights at {size} x {size} pixels, where {self.name} has no level; must be at "
+                        f"{', '.join(map(str, dict.fromkeys(sizes)))}"
+                    )
+            ends = [place == len(sizes) - 1 or sizes[place + 1] != size for place, size in enumerate(sizes)]
+            weights = [total.get(size, 0.0) if end else 0.0 for size, end in zip(sizes, ends, strict=True)]
+        return [
+            dataclasses.replace(level, gain=weight * level.gain, weight=weight)
+            for (_, level), weight in zip(self.profile, weights, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -87,7 +119,7 @@ def of_path(
     gated: bool = False,
 ) -> Score:
     """The score of main-path layers, given for every resolution from the image on; weights 1 and at the last 8."""
-    levels, ends = [], []
+    levels, ends, profile = [], [], []
     passed: list[Layer] = []
     weights = default_weights([2] * (len(path) - 1))
     for layers, weight in zip(path, weights, strict=True):
@@ -96,7 +128,10 @@ def of_path(
         gain = float(entropy.entropy_gain(weight, size, channels))
         levels.append(Level(entropy.count(passed), entropy.log_width(passed), gain, weight))
         ends.append((size, channels))
+        unit = float(entropy.entropy_gain(1.0, size, channels))
+        profile.append((size, dataclasses.replace(levels[-1], gain=unit, weight=1.0)))
     return Score(
+        profile=tuple(profile),
         path=tuple(tuple(layers) for layers in path),
         gated=gated,
         **_worth(levels, ends, convention),
@@ -118,7 +153,13 @@ def of_design(design: Design, convention: str | None = None, resolution: int | N
     channels[-1] = design.feature_channels
     rows = list(zip(design.levels(), zip(design.resolutions, channels, strict=True), strict=True))
     weighted = [row for row in rows if row[0].weight > 0 or row is rows[-1]]
+    unit = dataclasses.replace(
+        design,
+        stem=dataclasses.replace(design.stem, weight=1.0),
+        stages=tuple(dataclasses.replace(stage, weight=1.0) for stage in design.stages),
+    )
     return Score(
+        profile=tuple(zip(design.resolutions, unit.levels(), strict=True)),
         **_worth([level for level, _ in weighted], [end for _, end in weighted], design.convention),
         name=design.name,
         frames=design.frames,
@@ -154,7 +195,8 @@ def against(
     """The best design of the space of ``spec`` at exactly what the network of ``score`` costs, and the share reached.
 
     Budgets, convention and depth penalty of the spec are replaced: by the network's own MACs, parameters and
-    effectiveness, by its convention, and by 0. ``options`` are those of :func:`mad_ip.solve.solve`, whose errors pass.
+    effectiveness, by its convention, and by 0. The network is measured by the weights of the spec, as the design is.
+    ``options`` are those of :func:`mad_ip.solve.solve`, whose errors pass.
     """
     given = _volume(spec.input.channels, spec.input.frames, spec.input.resolution)
     needed = _volume(score.image_channels, score.frames, score.resolution)
@@ -162,18 +204,21 @@ def against(
         raise InputError(
             f"{spec.source}: input of {given}: must be {needed} as for {score.name}, whose cost is the budget"
         )
+    levels = score.under(spec)
+    worth = entropy.entropy(levels, score.convention)
+    effectiveness = entropy.effectiveness(levels, score.convention)
     problem = dataclasses.replace(
         spec,
         convention=score.convention,
-        budget=Budget(macs=score.macs, params=score.params, effectiveness=score.effectiveness),
+        budget=Budget(macs=score.macs, params=score.params, effectiveness=effectiveness or None),
         objective=Objective(0.0),
         sha256="",
     )
     design = solve(problem, gap=gap, time_limit=time_limit, **options)
     assert design.certificate is not None
-    share = score.entropy / design.metrics.entropy
+    share = worth / design.metrics.entropy
     # Without a depth penalty the bound on the score is one on the entropy.
-    return Optimum(design, share, min(share, score.entropy / design.certificate.bound))
+    return Optimum(design, share, min(share, worth / design.certificate.bound))
 
 
 def _volume(channels: int, frames: int | None, resolution: int) -> str:

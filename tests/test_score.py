@@ -23,6 +23,7 @@ from mad_ip.design import Design, StageChoice, StemChoice
 from mad_ip.errors import InputError
 from mad_ip.networks import Network
 from mad_ip.networks.score import load, score
+from mad_ip.solve import solve
 from mad_ip.spec import Spec, default_weights
 from tools import scores
 
@@ -460,3 +461,29 @@ def test_a_clip_is_not_compared_with_images() -> None:
     )
     with pytest.raises(InputError, match="input of 3 x 160 x 160: must be 3 x 13 x 160 x 160"):
         scoring.against(scoring.of_design(Design.load(folder / "design.json")), images)
+
+
+def test_a_spec_with_weights_of_its_own_measures_the_network_by_them() -> None:
+    spec = Spec.load(ROOT / "models/toy/spec.toml")
+    heavy = dataclasses.replace(
+        spec,
+        sha256="",
+        stages=tuple(
+            dataclasses.replace(stage, weight=weight) for stage, weight in zip(spec.stages, (5, 3, 2), strict=True)
+        ),
+    )
+    design = solve(heavy, gap=1e-9)
+    stored = scoring.of_design(design)
+    # By default weights the design is worth something else, and its share of an optimum by other weights means nothing.
+    plain = dataclasses.replace(
+        design,
+        stages=tuple(
+            dataclasses.replace(stage, weight=weight) for stage, weight in zip(design.stages, (1, 1, 8), strict=True)
+        ),
+    )
+    found = scoring.against(scoring.of_design(plain), heavy)
+    assert found.share == scoring.against(stored, heavy).share
+    # The design was chosen with a depth penalty: without one there may be better, never worse.
+    assert 0.9 < found.share <= 1 + 1e-9
+    expected = dataclasses.replace(design, convention="paper").measure(0.0).entropy / found.design.metrics.entropy
+    assert found.share == pytest.approx(expected, rel=1e-12)
