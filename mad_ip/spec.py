@@ -197,10 +197,10 @@ class Segment:
     """The stem, a stage or the tail: its domains, and what is given about it.
 
     ``size`` and ``out_size`` are the resolutions before and after it in pixels, ``time`` is the time axis of its first
-    block. ``weight`` is the entropy weight of the level that ends here, 0 where none does: the tail, where there is one,
-    ends the last stage's level. A segment is ``bounded`` where the effectiveness budget, if any, applies at its end, and
-    ``penalised`` where its depth is in Guideline 2's spread. ``classes`` is not 0 where the head follows, ``ruled``
-    where the rules of the space hold.
+    block. ``weight`` is the entropy weight of the level that ends here, 0 where none does: the tail, where there is
+    one, ends the last stage's level. A segment is ``bounded`` where the effectiveness budget, if any, applies at its
+    end, and ``penalised`` where its depth is in Guideline 2's spread. ``classes`` is not 0 where the head follows,
+    ``ruled`` where the rules of the space hold.
     """
 
     kind: Literal["stem", "stage", "tail"]
@@ -354,7 +354,9 @@ class Spec:
                 classes=image.integer("classes", least=0, default=1000),
                 frames=frames,
             ),
-            budget=Budget(**{key: budget.number(key, positive=True, default=None) for key in Budget.keys()}),
+            budget=Budget(
+                **{key: budget.number(key, positive=True, default=None) for key in Budget.keys()}  # noqa: SIM118 (no mapping)
+            ),
             objective=Objective(objective.number("depth_penalty", least=0, default=10.0)),
             space=Space(
                 monotone=space.boolean("monotone", default=True),
@@ -410,7 +412,10 @@ class Spec:
 
 
 def penalised_stages(convention: str, stages: int) -> slice:
-    """Stages in Guideline 2's spread of depths (docs/formulation.md section 1): all, or from the third on in ``tinynas``."""
+    """Stages in Guideline 2's spread of depths (docs/formulation.md section 1).
+
+    All, or from the third on in ``tinynas``.
+    """
     return slice(2, None) if convention == "tinynas" and stages >= 4 else slice(0, None)
 
 

@@ -16,6 +16,7 @@ import oracle
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from mad_ip.decomposition.workers import serial
 from rich.console import Console, RenderableType
 from strategies import architecture_and_spec, specs
 from torch import Tensor, nn
@@ -27,7 +28,6 @@ from mad_ip.backends import Profile
 from mad_ip.blocks import FAMILIES
 from mad_ip.catalogue import build
 from mad_ip.decomposition import optimise
-from mad_ip.decomposition.workers import serial
 from mad_ip.design import Design, StageChoice, StemChoice, violations
 from mad_ip.errors import InputError
 from mad_ip.frames import Time

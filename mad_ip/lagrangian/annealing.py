@@ -56,7 +56,10 @@ class Annealer:
         self.penalised = np.array([segment.penalised for segment in relaxation.spec.segments])
 
     def walk(self, start: Path, seed: int, steps: int, hot: float, cold: float, scale: float) -> Path:
-        """The best path met within the budgets, else the one least beyond; temperatures relative to ``scale``, a score."""
+        """The best path met within the budgets, else the one least beyond.
+
+        The temperatures ``hot`` and ``cold`` are relative to ``scale``, a score.
+        """
         relaxation = self.relaxation
         tables = relaxation.tables
         genes = np.array(

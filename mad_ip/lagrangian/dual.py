@@ -1,7 +1,7 @@
 """Good multipliers for a box: cutting planes in a trust region.
 
-Every path of a box is a plane under its dual function, whoever found it: those of the box around it come along, so that a
-part needs few evaluations of its own. Whatever the planes say, a bound is what an evaluation gives.
+Every path of a box is a plane under its dual function, whoever found it: those of the box around it come along, so that
+a part needs few evaluations of its own. Whatever the planes say, a bound is what an evaluation gives.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import highspy
 import numpy as np
-from highspy.highs import _Highs
+from highspy._core import _Highs
 
 from mad_ip.lagrangian.program import Bound, Program, Trace
 from mad_ip.lagrangian.tables import Floats
@@ -34,7 +34,7 @@ _FAR = 100.0
 """A region, in natural steps, that the best multipliers do not leave."""
 
 _HOPELESS = 0.1
-"""Share of what lies between target and bound below which a gain is not worth an evaluation: the box is split anyway."""
+"""Share of what lies between target and bound below which a gain is not worth an evaluation: the split comes anyway."""
 
 _LOCAL = threading.local()
 
@@ -209,9 +209,7 @@ class _Master:
             self._plane({self.first_mu + s: -floor, self.number + s: count}, 0.0, 3 + s)
 
     def solve(self, centre: Bound, radius: float) -> tuple[tuple[Floats, tuple[float, ...]], float]:
-        """The best multipliers and tangents within ``radius`` natural steps around those of a bound, and what the planes
-        say there.
-        """
+        """The best multipliers and tangents within ``radius`` steps of those of a bound, and the planes' value."""
         at = (self._point(centre.multipliers, centre.tangents) - self.start) / self.scales
         low = np.maximum(at - radius, (self.least - self.start) / self.scales)
         high = np.maximum(at + radius, low)
@@ -232,7 +230,7 @@ class _Master:
         return (multipliers, tuple(tangents)), value
 
     def active(self, centre: Bound) -> tuple[tuple[Trace, ...], Floats]:
-        """The paths, and the weights with which they hold up the minimum of the planes: they keep the budgets on average."""
+        """The paths, and the weights with which they hold up the planes' minimum: they keep the budgets on average."""
         self.solve(centre, _FAR)
         duals = np.abs(np.array(self.lp.getSolution().row_dual))
         if len(duals) < self.planes or not duals[self.rows].any():

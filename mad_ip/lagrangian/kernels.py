@@ -3,15 +3,15 @@
 Every function works on whole arrays and holds no lock of the interpreter, so that threads share the boxes of a round.
 Results do not depend on the order of the rows, nor on which thread computes them.
 
-Axes: S sources, N nodes, K kernels, E kernels that matter to what enters (K or 1), W inner widths, D lines in the depth,
-J lines (or slopes) at the nodes, in ascending slope. A block of an option costs
+Axes: S sources, N nodes, K kernels, E kernels that matter to what enters (K or 1), W inner widths, D lines in the
+depth, J lines (or slopes) at the nodes, in ascending slope. A block of an option costs
 ``entering[s, e, w] + pair[s, n] + opening[n, k, w] + (L - 1) again[n, k, w]``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -33,9 +33,9 @@ _FAST = {"nnan", "nsz"}
 def compiled(function: _F) -> _F:
     """Compile on the first call; the machine code is kept on disk where there is a place for it."""
     try:
-        return numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
+        return cast("_F", numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")(function))
     except RuntimeError:
-        return numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
+        return cast("_F", numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function))
 
 
 @compiled

@@ -1,8 +1,8 @@
 """The Lagrangian relaxation over one box, solved exactly by a dynamic program whose values are envelopes of lines.
 
 Budgets, effectiveness, depth penalty and the total of the depths are priced; what remains is a longest path whose
-value-to-go is a convex piecewise linear function of the log-width carried (docs/verification.md). Any multipliers give a
-valid bound on the score of every feasible design of the box.
+value-to-go is a convex piecewise linear function of the log-width carried (docs/verification.md). Any multipliers give
+a valid bound on the score of every feasible design of the box.
 
 Symbols: ``sigma`` log-width of an option; ``A S + B`` a line in the carried log-width ``S``; ``x`` multipliers, in the
 order budgets, effectiveness of every bounded segment, curvature ``b`` (at least 0) and total ``nu`` (of any sign);
@@ -162,12 +162,12 @@ class _Part:
     @property
     def options(self) -> int:
         """Number of options, the rules of the space aside."""
-        return self.first_mid.size * self.log_opening[0].size * len(self.depth)
+        return math.prod((*self.first_mid.shape, *self.log_opening.shape[1:], len(self.depth)))
 
     @property
     def work(self) -> int:
         """Elementary steps for one line at every node."""
-        return self.first_mid.size * self.entering.shape[2] * self.entering.shape[3]
+        return math.prod((*self.first_mid.shape, *self.entering.shape[2:]))
 
     def priced(self, prices: Floats, budgets: int, per_depth: Floats, slope: float) -> _Priced:
         """The options with a price for every unit of a budget, and one for every depth."""
@@ -466,19 +466,21 @@ class Program:
         ahead = [_Ahead.gathered(slope[:, None], slope[:, None] * 0, one[:, None] * 0, one)]
         for s in range(len(self.parts) - 1, 0, -1):
             values = self._through(self.parts[s], priced[s], ahead[-1])
-            low, high = self.carried[s - 1]
             own = self.parts[s - 1].gain + priced[s - 1].slope
-            shape = len(low), kernels.CAPACITY
-            slopes, intercepts, origins = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
-            number = np.empty(len(low), np.int64)
-            lines = ahead[-1].slope
-
-            def work(begin: int, end: int) -> None:
-                kernels.envelopes(lines, values, own, low, high, begin, end, slopes, intercepts, origins, number)
-
-            self._split(len(low), values.size * 8, work)
-            ahead.append(_Ahead.gathered(slopes, intercepts, origins, number))
+            ahead.append(self._enveloped(ahead[-1].slope, values, own, *self.carried[s - 1]))
         return ahead[::-1]
+
+    def _enveloped(self, lines: Floats, values: Floats, own: Floats, low: Floats, high: Floats) -> _Ahead:
+        """The highest of the lines of slopes ``lines`` and intercepts ``values`` (S, J) in the sources' ranges."""
+        shape = values.shape[0], kernels.CAPACITY
+        slopes, intercepts, origins = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
+        number = np.empty(len(values), np.int64)
+
+        def work(begin: int, end: int) -> None:
+            kernels.envelopes(lines, values, own, low, high, begin, end, slopes, intercepts, origins, number)
+
+        self._split(len(values), values.size * 8, work)
+        return _Ahead.gathered(slopes, intercepts, origins, number)
 
     def _through(self, part: _Part, price: _Priced, ahead: _Ahead) -> Floats:
         """For every source and every line ahead, its intercept before the part, (S, J)."""
@@ -575,9 +577,10 @@ class Program:
         """
         for (part, price, ahead, prefixes), domain in zip(self._forward(bound), self.box.channels, strict=True):
             found = self._bounds(part, price, ahead, prefixes, target)
+            by_node, by_mid, by_kernel, by_depth = found.by_axis
             channels = np.full(len(domain), -np.inf)
-            channels[np.searchsorted(domain, part.channels)] = found.by_node
-            yield (channels, found.by_mid, found.by_kernel, found.by_depth), found.below
+            channels[np.searchsorted(domain, part.channels)] = by_node
+            yield (channels, by_mid, by_kernel, by_depth), found.below
 
     def _forward(self, bound: Bound) -> Iterator[tuple[_Part, _Priced, _Ahead, _Prefixes]]:
         """Every segment with the slopes asked of the prefixes that end there, and the prefixes that end before it.
@@ -601,8 +604,8 @@ class Program:
     def _asked(self, lines: list[_Ahead], priced: list[_Priced]) -> list[tuple[Floats, Floats]]:
         """Slopes at which the prefixes of every node are valued, ascending, padded with infinity, and intercepts.
 
-        They are those of the node's lines, and the ends of what is asked there: the slope of every line ahead of it plus
-        its own. Only lines have an intercept.
+        They are those of the node's lines, and the ends of what is asked there: the slope of every line ahead of it
+        plus its own. Only lines have an intercept.
         """
         least = most = None
         asked: list[tuple[Floats, Floats]] = []
@@ -634,7 +637,7 @@ class Program:
 
         def work(begin: int, end: int) -> _Values:
             sizes = (len(part.channels), mid, kernel, len(part.depth))
-            values = [np.full(size, -np.inf) for size in sizes]
+            values = tuple(np.full(size, -np.inf) for size in sizes)
             below = kernels.value_bounds(
                 ahead.node,
                 ahead.slope,
@@ -653,9 +656,9 @@ class Program:
                 reached,
                 *values,
             )
-            return _Values(reached, *values, below)
+            return _Values(reached, values, below)
 
-        parts = self._split(len(reached), part.work * len(reached) // len(part.channels), work)
+        parts: list[_Values] = self._split(len(reached), part.work * len(reached) // len(part.channels), work)
         return functools.reduce(_Values.joined, parts)
 
 
@@ -678,29 +681,23 @@ class _Prefixes:
         return cls(np.zeros(len(known)), np.zeros(shape), known.reshape(shape), np.ones(len(known), np.int64))
 
     @property
-    def arrays(self) -> tuple[Any, ...]:
+    def arrays(self) -> tuple[Floats, Floats, Floats, Integers]:
         """For the kernels."""
         return self.own, self.grid, self.known, self.number
 
 
 @dataclass(frozen=True)
 class _Values:
-    """The best prefixes by slope, the best paths by value, and the best of those that do not pass the target."""
+    """The best prefixes by slope, the best paths by value of every axis, and the best of what misses the target."""
 
     reached: Floats
-    by_node: Floats
-    by_mid: Floats
-    by_kernel: Floats
-    by_depth: Floats
+    by_axis: tuple[Floats, ...]
     below: float
 
     def joined(self, other: _Values) -> _Values:
         """With what another part of the same slopes gives."""
-        best = [
-            np.maximum(getattr(self, key), getattr(other, key))
-            for key in ("by_node", "by_mid", "by_kernel", "by_depth")
-        ]
-        return _Values(self.reached, *best, max(self.below, other.below))
+        best = tuple(map(np.maximum, self.by_axis, other.by_axis))
+        return _Values(self.reached, best, max(self.below, other.below))
 
 
 def _widths(table: Table, sources: Integers, nodes: Integers, mid: Integers) -> tuple[Integers, Integers]:

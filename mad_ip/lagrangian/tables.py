@@ -35,14 +35,14 @@ Floats: TypeAlias = NDArray[np.float64]
 class Table:
     """One segment over its whole grid. Axes: B budgets, S sources, N nodes, K kernels, W inner widths.
 
-    ``pair`` (B, S, N), ``entering`` (B, S, E, W) with E = K, or 1 where no kernel matters there, ``opening`` (B, N, K, W)
-    and ``again`` (B, N, K, W) are costs in units of the budgets that are sums. Where a budget is a maximum, one more row
-    is 1 where a limit is passed. ``log_source`` (S), ``log_opening`` and ``log_again`` (N, K, W) give the log-width;
-    ``layers`` are counted per block. Widths from ``first_mid`` to before ``end_mid`` (S, N) may be taken between a
-    source and a node, none where they may not follow one another. ``gain`` (N) is the entropy per unit of log-width at
-    the segment's end; ``bounded`` says whether the effectiveness budget applies there. ``descending``: of every cost, one
-    more channel before the segment adds no less to what enters a wider block, so that the best width does not grow with
-    them, whatever the prices.
+    ``pair`` (B, S, N), ``entering`` (B, S, E, W) with E = K, or 1 where no kernel matters there, ``opening`` (B, N, K,
+    W) and ``again`` (B, N, K, W) are costs in units of the budgets that are sums. Where a budget is a maximum, one more
+    row is 1 where a limit is passed. ``log_source`` (S), ``log_opening`` and ``log_again`` (N, K, W) give the
+    log-width; ``layers`` are counted per block. Widths from ``first_mid`` to before ``end_mid`` (S, N) may be taken
+    between a source and a node, none where they may not follow one another. ``gain`` (N) is the entropy per unit of
+    log-width at the segment's end; ``bounded`` says whether the effectiveness budget applies there. ``descending``: of
+    every cost, one more channel before the segment adds no less to what enters a wider block, so that the best width
+    does not grow with them, whatever the prices.
     """
 
     sources: Integers
@@ -128,7 +128,8 @@ def _table(spec: Spec, segment: Segment) -> Table:
     if (entering == entering[:, :, :1]).all():
         entering = entering[:, :, :1]
     # Exact: integers below 2**53.
-    descending = entering.shape[2] == 1 and bool((np.diff(np.diff(entering, axis=1), axis=3) >= 0).all())
+    wider = bool((np.diff(np.diff(entering, axis=1), axis=3) >= 0).all())
+    descending = entering.shape[2] == 1 and wider and allowed.descending
     log_first, log_rest = _log_widths(first, shape), _log_widths(rest, shape)
     gain = entropy.entropy_factor(spec.convention) * entropy.entropy_gain(
         segment.weight, segment.out_size, nodes, segment.time.out_frames
@@ -192,13 +193,23 @@ class _Allowed:
         self.first_mid = np.broadcast_to(first, (s, n)).copy()
         self.end_mid = np.where(follows, first + carries.sum(axis=1), self.first_mid)
 
+    @property
+    def descending(self) -> bool:
+        """Whether more channels before a segment allow no wider block, and forbid no narrower one."""
+        some = self.first_mid < self.end_mid
+        return all(
+            bool((np.diff(ends[allowed]) <= 0).all())
+            for array in (self.first_mid, self.end_mid)
+            for ends, allowed in zip(array.T, some.T, strict=True)
+        )
+
     def limit(self, opening: list[Any], again: list[Any], most: float) -> None:
         """Forbid what passes a limit: the options of a first block, and further blocks."""
         self.limited = True
         for amount in opening:
             above = (np.asarray(amount) > most) * 1
             above = above.reshape((1,) * (4 - above.ndim) + above.shape)
-            by_source, by_node, by_kernel, by_mid = (size > 1 for size in above.shape)
+            by_source, by_node, by_kernel, _ = (size > 1 for size in above.shape)
             if not (by_source and by_node):
                 self.first.add(above)
                 continue

@@ -85,8 +85,8 @@ class Node:
 class State:
     """How far branch and bound is: boxes examined, boxes left, seconds.
 
-    ``bound`` holds for the whole space, ``unjudged`` for the designs that ``judge`` was not asked about, ``settled`` for
-    those that are in no box left.
+    ``bound`` holds for the whole space, ``unjudged`` for the designs that ``judge`` was not asked about, ``settled``
+    for those that are in no box left.
     """
 
     bound: float
@@ -145,7 +145,7 @@ class Examined:
 
     Where that passes the target, ``cuts`` are where to split, ascending, none where it was stopped, ``start`` has the
     multipliers to begin with there, and ``known`` are paths that matter; ``candidates`` are paths that may be designs,
-    the maximising one first.
+    the maximising one first, none where it was stopped before an evaluation.
     """
 
     kind: Literal["empty", "point", "leaf"]
@@ -173,8 +173,8 @@ def branch_and_bound(
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
     ``explore`` is told the maximising paths of boxes, near which good designs are. ``workers`` examine the tasks of a
-    round, in order; by default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state after every round; ``stop`` is asked at any moment, by
-    any thread.
+    round, in order; by default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state
+    after every round; ``stop`` is asked at any moment, by any thread.
     """
     return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop).run()
 
@@ -182,11 +182,16 @@ def branch_and_bound(
 def examine(
     relaxation: Relaxation, task: Task, *, shared: Shared = alone, stop: Callable[[], bool] = lambda: False
 ) -> Examined:
-    """Bound one box, and shrink it as long as that pays; told to ``stop``, bound it at least."""
+    """Bound one box, and shrink it as long as that pays.
+
+    Told to ``stop``, keep the bound that is known of it; without one, it takes one evaluation.
+    """
     trims: list[Trim] = []
     box, above, start, known = task.box.tightened(), task.above, task.start, task.known
     candidates: dict[Path, None] = {}
     while True:
+        if above is not None and stop():
+            return Examined("leaf", tuple(trims), above, candidates=tuple(candidates))
         program = None if box is None else Program(relaxation, box, shared=shared)
         if box is None or program is None or program.is_empty:
             return Examined("empty", tuple(trims))
@@ -195,7 +200,7 @@ def examine(
         known = tuple(trace for trace in known if box.holds(trace.path))
         thin = Program(relaxation, box.thinned(_THIN)) if program.work > _LARGE else program
         if thin is not program and not thin.is_empty:
-            # A part of the grid has much the same multipliers, for a fraction of the work, and its paths are paths here.
+            # A part of the grid has much the same multipliers, for a fraction of the work; its paths are paths here.
             there = tuple(trace for trace in known if thin.box.holds(trace.path))
             first = minimise(thin, start, there, target=task.target, stop=stop)
             if first.best.trace is not None:
@@ -208,6 +213,8 @@ def examine(
         dual = minimise(program, start, known, target=task.target, evaluations=evaluations, stop=stop)
         best = dual.best
         if above is not None and best.value > above.value:
+            if stop():
+                return Examined("leaf", tuple(trims), above, candidates=tuple(candidates))
             # Others than the best multipliers of a box may be the best of its part; those of the box still hold there.
             best = program.evaluate(above.multipliers, above.tangents)
         if best.trace is None:
@@ -345,8 +352,8 @@ class _Search:
         return State(bound, unjudged, self.settled, self.nodes, len(self.queue), seconds)
 
     def _stopped(self) -> bool:
-        """Whether it is late, or somebody wants to stop; no box is bounded before the first."""
-        return self.nodes > 0 and (time.perf_counter() - self.began > self.seconds or self.stop())
+        """Whether it is late, or somebody wants to stop."""
+        return time.perf_counter() - self.began > self.seconds or self.stop()
 
     def _push(self, item: _Open, value: float) -> None:
         heapq.heappush(self.queue, (-value, next(self.order), item))
@@ -383,13 +390,14 @@ class _Search:
             self.settled = max(self.settled, bound.value)
             node.settle("leaf", bound)
             return
-        self.explore(found.candidates[0])
-        box = node.box.tightened()
-        assert box is not None
+        if found.candidates:
+            self.explore(found.candidates[0])
         if not found.cuts:
             node.settle("leaf", bound)
-            self.left.append((box, bound))
+            self.left.append((node.box, bound))
             return
+        box = node.box.tightened()
+        assert box is not None
         for cut in found.cuts:
             node.kind, node.split = "split", cut
             lower, upper = box.split(*cut)

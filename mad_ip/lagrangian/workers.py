@@ -1,9 +1,9 @@
 """Who examines the boxes of a round: threads of this process, or a Dask cluster.
 
-The loops of :mod:`mad_ip.lagrangian.kernels` hold no lock, so that threads share the boxes of a round, and the loops of a
-box where a round has only one. On a cluster every task travels with its spec (a few kilobytes), and every process keeps
-the relaxations of the last specs: workers have no state to set up or to lose. Results come in the order of the tasks and
-do not depend on who examined them.
+The loops of :mod:`mad_ip.lagrangian.kernels` hold no lock, so that threads share the boxes of a round, and the loops of
+a box where a round has only one. On a cluster every task travels with its spec (a few kilobytes), and every process
+keeps the relaxations of the last specs: workers have no state to set up or to lose. Results come in the order of the
+tasks and do not depend on who examined them.
 """
 
 from __future__ import annotations
