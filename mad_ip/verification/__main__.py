@@ -59,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_settings(**settings)
         folders, without = _folders(QUICK if options.quick else options.models)
         jobs = [_job(folder) for folder in folders]
-        verdicts = verify_all(jobs, settings, os.cpu_count() or 1, errors)
+        # One model has all cores; of several, each has its share.
+        cores = os.cpu_count() or 1
+        shared = {**settings, "threads": max(1, cores // len(jobs))}
+        verdicts = verify_all(jobs, shared, cores, errors)
     except MadIpError as error:
         errors.print(str(error), style="red", markup=False, soft_wrap=True)
         return error.exit_code
