@@ -7,7 +7,7 @@ paths.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,17 +21,30 @@ _CHARGE = 3.0
 """Price of a budget's excess, in units of the score and of the budget: about three times what it is worth."""
 
 _ARRAYS = (
-    "pair",
-    "entering",
-    "opening",
-    "again",
-    "log_source",
-    "log_opening",
-    "log_again",
-    "first_mid",
-    "end_mid",
-    "gain",
+    *("pair", "entering", "opening", "again"),
+    *("log_source", "log_opening", "log_again", "first_mid", "end_mid", "gain"),
 )
+
+
+class _Tables(NamedTuple):
+    """All tables in one array: ``offsets`` (segments, arrays) into ``real``; ``shapes`` (S, N, K, W, L) of every segment.
+
+    ``entering`` says how many kernels matter to what enters a segment; ``depth`` (segments, L) is padded. ``rows`` of costs
+    are summed; ``root``: the depth penalty is that of the standard deviation.
+    """
+
+    real: Any
+    offsets: Any
+    shapes: Any
+    entering: Any
+    depth: Any
+    layers: Any
+    bounded: Any
+    penalised: Any
+    rows: int
+    log_ratio: float
+    beta: float
+    root: bool
 
 
 class Annealer:
@@ -39,58 +52,39 @@ class Annealer:
 
     def __init__(self, relaxation: Relaxation) -> None:
         self.relaxation = relaxation
-        arrays = [np.ravel(getattr(table, key)).astype(float) for table in relaxation.tables for key in _ARRAYS]
+        tables = relaxation.tables
+        arrays = [np.ravel(getattr(table, key)).astype(float) for table in tables for key in _ARRAYS]
         sizes = np.array([len(array) for array in arrays])
-        self.real = np.concatenate(arrays)
-        self.offsets = (np.cumsum(sizes) - sizes).reshape(-1, len(_ARRAYS))
-        self.shapes = np.array(
-            [(*table.pair.shape[1:], *table.opening.shape[2:], len(table.depth)) for table in relaxation.tables]
+        depth = np.zeros((len(tables), max(len(table.depth) for table in tables)))
+        for row, table in zip(depth, tables, strict=True):
+            row[: len(table.depth)] = table.depth
+        self.tables = _Tables(
+            real=np.concatenate(arrays),
+            offsets=(np.cumsum(sizes) - sizes).reshape(-1, len(_ARRAYS)),
+            shapes=np.array([(*t.pair.shape[1:], *t.opening.shape[2:], len(t.depth)) for t in tables]),
+            entering=np.array([table.entering.shape[2] for table in tables]),
+            depth=depth,
+            layers=np.array([table.layers for table in tables]),
+            bounded=np.array([table.bounded for table in tables]),
+            penalised=np.array([segment.penalised for segment in relaxation.spec.segments]),
+            rows=len(tables[0].pair),
+            log_ratio=float(relaxation.log_ratio),
+            beta=float(relaxation.beta),
+            root=relaxation.spec.convention == "tinynas",
         )
-        self.entering = np.array([table.entering.shape[2] for table in relaxation.tables])
-        depth = [table.depth for table in relaxation.tables]
-        self.depth = np.zeros((len(depth), max(map(len, depth))))
-        for row, values in zip(self.depth, depth, strict=True):
-            row[: len(values)] = values
-        self.layers = np.array([table.layers for table in relaxation.tables])
-        self.bounded = np.array([table.bounded for table in relaxation.tables])
-        self.penalised = np.array([segment.penalised for segment in relaxation.spec.segments])
 
     def walk(self, start: Path, seed: int, steps: int, hot: float, cold: float, scale: float) -> Path:
         """The best path met within the budgets, else the one least beyond.
 
         The temperatures ``hot`` and ``cold`` are relative to ``scale``, a score.
         """
-        relaxation = self.relaxation
-        tables = relaxation.tables
-        genes = np.array(
-            [
-                [
-                    int(np.searchsorted(axis, value))
-                    for axis, value in zip((t.nodes, t.mid, t.kernel, t.depth), choice, strict=True)
-                ]
-                for t, choice in zip(tables, start, strict=True)
-            ]
-        )
-        found = _walk(
-            self.real,
-            self.offsets,
-            self.shapes,
-            self.entering,
-            self.depth,
-            self.layers,
-            self.bounded,
-            self.penalised,
-            len(tables[0].pair),
-            relaxation.log_ratio,
-            relaxation.beta,
-            relaxation.spec.convention == "tinynas",
-            genes,
-            seed,
-            steps,
-            hot * scale,
-            cold * scale,
-            _CHARGE * scale,
-        )
+        tables = self.relaxation.tables
+        rows = [
+            zip((t.nodes, t.mid, t.kernel, t.depth), choice, strict=True)
+            for t, choice in zip(tables, start, strict=True)
+        ]
+        genes = np.array([[int(np.searchsorted(axis, value)) for axis, value in row] for row in rows])
+        found = _walk(self.tables, genes, seed, steps, hot * scale, cold * scale, _CHARGE * scale)
         return tuple(
             Choice(int(t.nodes[n]), int(t.mid[w]), int(t.kernel[k]), int(t.depth[d]))
             for t, (n, w, k, d) in zip(tables, found, strict=True)
@@ -98,23 +92,10 @@ class Annealer:
 
 
 @compiled
-def _worth(
-    genes: Any,
-    real: Any,
-    offsets: Any,
-    shapes: Any,
-    entering: Any,
-    depth: Any,
-    layers: Any,
-    bounded: Any,
-    penalised: Any,
-    rows: int,
-    log_ratio: float,
-    beta: float,
-    root: bool,
-    spent: Any,
-) -> tuple[float, float]:
+def _worth(genes: Any, tables: _Tables, spent: Any) -> tuple[float, float]:
     """Score and excess of an architecture; an infinite excess where it breaks a rule."""
+    real, offsets, shapes, entering, depth = tables.real, tables.offsets, tables.shapes, tables.entering, tables.depth
+    rows, beta = tables.rows, tables.beta
     spent[:] = 0.0
     score, excess = 0.0, 0.0
     carried, count = 0.0, 0.0
@@ -138,49 +119,28 @@ def _worth(
                 + more * real[offsets[s, 3] + b * nodes * kernels * widths + inner]
             )
         carried += real[offsets[s, 4] + source] + real[offsets[s, 5] + inner] + more * real[offsets[s, 6] + inner]
-        count += layers[s] * depth[s, d]
+        count += tables.layers[s] * depth[s, d]
         score += real[offsets[s, 9] + n] * carried
-        if bounded[s]:
+        if tables.bounded[s]:
             # ln rho = ln D - S / D
-            excess += max(0.0, math.log(count) - carried / count - log_ratio)
-        if penalised[s]:
+            excess += max(0.0, math.log(count) - carried / count - tables.log_ratio)
+        if tables.penalised[s]:
             total, squares, number = total + depth[s, d], squares + depth[s, d] ** 2, number + 1
         source = n
     for b in range(rows):
         excess += max(0.0, spent[b] - 1)
     if beta > 0:
         variance = max(0.0, squares / number - (total / number) ** 2)
-        score -= beta * math.exp(min(50.0, math.sqrt(variance) if root else variance))
+        score -= beta * math.exp(min(50.0, math.sqrt(variance) if tables.root else variance))
     return score, excess
 
 
 @compiled
-def _walk(
-    real: Any,
-    offsets: Any,
-    shapes: Any,
-    entering: Any,
-    depth: Any,
-    layers: Any,
-    bounded: Any,
-    penalised: Any,
-    rows: int,
-    log_ratio: float,
-    beta: float,
-    root: bool,
-    start: Any,
-    seed: int,
-    steps: int,
-    hot: float,
-    cold: float,
-    charge: float,
-) -> Any:
+def _walk(tables: _Tables, start: Any, seed: int, steps: int, hot: float, cold: float, charge: float) -> Any:
     state = np.uint64(seed * 2 + 1) * np.uint64(0x9E3779B97F4A7C15)
     here, trial, best = start.copy(), start.copy(), start.copy()
-    spent = np.zeros(rows)
-    score, excess = _worth(
-        here, real, offsets, shapes, entering, depth, layers, bounded, penalised, rows, log_ratio, beta, root, spent
-    )
+    spent = np.zeros(tables.rows)
+    score, excess = _worth(here, tables, spent)
     value = score - charge * excess
     best_score, best_excess = score, excess
     for step in range(steps):
@@ -201,7 +161,7 @@ def _walk(
             if change == 0:
                 changes = 1 + int(bits % np.uint64(3))
             bits //= np.uint64(3)
-            size = shapes[s, (1, 3, 2, 4)[axis]]
+            size = tables.shapes[s, (1, 3, 2, 4)[axis]]
             change += 1
             if size > 1:
                 # A step of a random magnitude: single ones, and up to a quarter of the domain.
@@ -210,22 +170,7 @@ def _walk(
                 length = 1 + int((bits >> np.uint64(1)) % np.uint64(reach))
                 at = trial[s, axis] + (length if bits % np.uint64(2) else -length)
                 trial[s, axis] = min(max(at, 0), size - 1)
-        score, excess = _worth(
-            trial,
-            real,
-            offsets,
-            shapes,
-            entering,
-            depth,
-            layers,
-            bounded,
-            penalised,
-            rows,
-            log_ratio,
-            beta,
-            root,
-            spent,
-        )
+        score, excess = _worth(trial, tables, spent)
         if excess == np.inf:
             continue
         other = score - charge * excess
