@@ -27,10 +27,10 @@ _ARRAYS = (
 
 
 class _Tables(NamedTuple):
-    """All tables in one array: ``offsets`` (segments, arrays) into ``real``; ``shapes`` (S, N, K, W, L) of every segment.
+    """All tables in one array, ``offsets`` (segments, arrays) in ``real``; ``shapes`` (S, N, K, W, L) of every segment.
 
-    ``entering`` says how many kernels matter to what enters a segment; ``depth`` (segments, L) is padded. ``rows`` of costs
-    are summed; ``root``: the depth penalty is that of the standard deviation.
+    ``entering`` says how many kernels matter to what enters a segment; ``depth`` (segments, L) is padded. ``rows`` of
+    costs are summed; ``root``: the depth penalty is that of the standard deviation.
     """
 
     real: Any

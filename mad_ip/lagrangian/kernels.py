@@ -197,12 +197,27 @@ def envelopes(
             if (values[s, i] - values[s, j]) / (slopes[j] - slopes[i]) < high[s]:
                 break
             top -= 1
+        # What rounding has taken from the envelope is given back to all of it: a line is highest above it where the
+        # envelope's slope passes its own.
+        lift, place = 0.0, start
+        for j in range(size):
+            if values[s, j] == -np.inf:
+                continue
+            while place + 1 < top and slopes[stack[place + 1]] <= slopes[j]:
+                place += 1
+            left, right = stack[place], stack[min(place + 1, top - 1)]
+            at = low[s] if slopes[j] < slopes[left] else high[s]
+            if slopes[left] <= slopes[j] and slopes[right] > slopes[left]:
+                at = (values[s, left] - values[s, right]) / (slopes[right] - slopes[left])
+            at = min(max(at, low[s]), high[s])
+            envelope = max(slopes[left] * at + values[s, left], slopes[right] * at + values[s, right])
+            lift = max(lift, slopes[j] * at + values[s, j] - envelope)
         found = top - start
         if found <= CAPACITY:
             number[s] = found
             for i in range(found):
                 j = stack[start + i]
-                slope[s, i], intercept[s, i], origin[s, i] = slopes[j] + own[s], values[s, j], j
+                slope[s, i], intercept[s, i], origin[s, i] = slopes[j] + own[s], values[s, j] + lift, j
             continue
         # Corners of the envelope: the ends of the range, and where consecutive lines meet.
         number[s] = CAPACITY
@@ -224,7 +239,7 @@ def envelopes(
             chord = (height[i + 1] - height[i]) / run if run > 0 else slopes[first]
             chord = min(max(chord, slopes[first]), slopes[last])
             slope[s, i] = chord + own[s]
-            intercept[s, i] = max(height[i] - chord * corner[i], height[i + 1] - chord * corner[i + 1])
+            intercept[s, i] = max(height[i] - chord * corner[i], height[i + 1] - chord * corner[i + 1]) + lift
             origin[s, i] = stack[start + i * found // CAPACITY + (found // CAPACITY) // 2]
 
 
