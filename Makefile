@@ -57,4 +57,6 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# Once here rather than in the first solve: numba keeps the machine code that it compiles.
+	$(BIN)/mad-ip solve models/toy/spec.toml --quiet > /dev/null
 	touch $@

@@ -203,10 +203,7 @@ class _Descent:
         Without a depth penalty no score is negative: a box whose bound is has no design. The tree that looks for one
         is returned where neither was found.
         """
-        limits = {key: limit for key, limit in self.spec.budget.given.items() if key not in self.spec.budget.maxima}
-        first = None
-        if all(least(self.spec, key) <= limit * (1 + _SLACK) for key, limit in limits.items()):
-            first = self._first()
+        first = self._first()
         if first is None or first.trace is None:
             self.bound = -math.inf
             return None
@@ -215,6 +212,10 @@ class _Descent:
             if self._stopped():
                 break
         if self.ranked:
+            return None
+        limits = {key: limit for key, limit in self.spec.budget.given.items() if key not in self.spec.budget.maxima}
+        if any(least(self.spec, key) > limit * (1 + _SLACK) for key, limit in limits.items()):
+            self.bound = -math.inf
             return None
         tree = self._branch(self.free, lambda: _ANY, lambda state: bool(self.ranked) or self.watch(self._found()))
         if not self.ranked and tree.state.bound <= _ANY:

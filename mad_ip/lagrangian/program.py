@@ -590,7 +590,7 @@ class Program:
         asked = self._asked(lines, priced)
         prefixes = _Prefixes.at_one_slope(np.zeros(1))
         for part, price, (slope, intercept) in zip(self.parts, priced, asked, strict=True):
-            node, place = np.nonzero(np.isfinite(slope))
+            node, place = (np.ascontiguousarray(axis) for axis in np.nonzero(np.isfinite(slope)))
             ahead = _Ahead(node, slope[node, place], intercept[node, place] + constant, place)
             yield part, price, ahead, prefixes
             if part is not self.parts[-1]:
@@ -674,8 +674,8 @@ class _Prefixes:
     @classmethod
     def at_one_slope(cls, known: Floats) -> _Prefixes:
         """Whatever the slope, one value by source."""
-        zero = np.zeros(len(known))
-        return cls(zero, zero[:, None], known[:, None].copy(), np.ones(len(known), np.int64))
+        shape = len(known), 1
+        return cls(np.zeros(len(known)), np.zeros(shape), known.reshape(shape), np.ones(len(known), np.int64))
 
     @property
     def arrays(self) -> tuple[Any, ...]:
