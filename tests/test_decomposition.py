@@ -276,13 +276,21 @@ def test_threads_find_what_one_thread_finds() -> None:
     assert len(found[0].paths) == 3
 
 
+@pytest.fixture(scope="module")
+def coarse() -> tuple[Spec, float]:
+    """A spec that takes some 800 evaluations of the relaxation, and its optimum."""
+    spec = Spec.load(MODELS / "coarse" / "deepmad-r18.toml")
+    with threads(1) as one:
+        return spec, optimise(spec, one, gap=1e-9).score
+
+
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("evaluations", [0, 1, 40, 400])
 def test_it_stops_at_any_moment_and_keeps_what_is_known(
-    evaluations: int, number: int, monkeypatch: pytest.MonkeyPatch
+    evaluations: int, number: int, coarse: tuple[Spec, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After so many evaluations of the relaxation, most of which are in the middle of a box."""
-    spec = Spec.load(MODELS / "mobile" / "spec.toml")
+    """After so many evaluations, most of which are in the middle of a box."""
+    spec, optimum = coarse
     done = 0
     right = Program.evaluate
 
@@ -294,7 +302,6 @@ def test_it_stops_at_any_moment_and_keeps_what_is_known(
     monkeypatch.setattr(Program, "evaluate", counting)
     with threads(number) as some:
         found = optimise(spec, some, gap=0.0, stop=lambda: done >= evaluations)
-    optimum = Design.load(MODELS / "mobile" / "design.json").metrics.score
     assert found.paths != ()
     assert found.score <= optimum * (1 + 1e-12)
     assert optimum * (1 - 1e-12) <= found.bound < math.inf
@@ -302,20 +309,19 @@ def test_it_stops_at_any_moment_and_keeps_what_is_known(
     assert done <= max(evaluations, 60) + 3 * 8
 
 
-def test_the_watch_stops_it_too() -> None:
-    spec = Spec.load(MODELS / "mobile" / "spec.toml")
+def test_the_watch_stops_it_too(coarse: tuple[Spec, float]) -> None:
+    spec, optimum = coarse
     seen: list[Found] = []
 
     def watch(found: Found) -> bool:
         seen.append(found)
-        return len(seen) > 20
+        return len(seen) > 8
 
     with threads(1) as one:
         found = optimise(spec, one, gap=1e-9, watch=watch)
     assert found.paths != ()
-    optimum = Design.load(MODELS / "mobile" / "design.json").metrics.score
     assert found.score <= optimum * (1 + 1e-12)
-    assert found.bound >= optimum
+    assert found.bound > optimum * (1 + 1e-6)
 
 
 def fine() -> Spec:
