@@ -45,7 +45,7 @@ def solve(
     spec: Annotated[Path, typer.Argument(help="The spec.toml to solve.")],
     solver: Annotated[
         str | None,
-        typer.Option(help="Solver profile: a name under solvers/ or a .toml file (default: highs or decomposition)."),
+        typer.Option(help="Solver profile: a name under solvers/ or a .toml file (default: highs)."),
     ] = None,
     time_limit: Annotated[
         float, typer.Option(help="Seconds after which the best design so far is returned.")

@@ -202,10 +202,10 @@ def method(settings: Settings) -> list[tuple[str, str]]:
         ),
         (
             "Start",
-            "The start policy is the same for all: no run is given anything, and its own seed decides. Each builds the "
-            "catalogue of options; before a MILP solver the same seeded evolution with a local search (mad_ip.search) "
-            "makes a first incumbent, which the solver gets as its start where it can take one, and, unless the "
-            "profile says reduction = false, the Lagrangian reduction drops the options that cannot beat it. "
+            "The start policy is the same for all: no run is given anything, and its own seed decides. Before a MILP "
+            "solver the same seeded annealing (mad_ip.lagrangian.annealing) makes a first incumbent, which the solver "
+            "gets as its start where it can take one, and, unless the profile says reduction = false, branch and bound "
+            "(mad_ip.decomposition) leaves it only options that survive, or few to check. "
             "Enumeration and the evolution of the paper search by themselves. The times include all of that.",
         ),
         (
@@ -229,7 +229,7 @@ def method(settings: Settings) -> list[tuple[str, str]]:
         (
             "Gap",
             "(bound - score) / |score|. A result is optimal only when the returned bound is within the asked gap of "
-            "the score recomputed from the decoded network. Bounds are those of the reduction and of the solver; "
+            "the score recomputed from the decoded network. Bounds are those of branch and bound and of the solver; "
             "this report does not re-prove them, but it fails when any run found a score above the bound of any "
             "other run. The evolution has no bound of its own.",
         ),
