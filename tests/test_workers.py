@@ -205,8 +205,8 @@ def test_solve_takes_the_address_of_a_cluster(scheduler: Any, tmp_path: Path) ->
 
 @pytest.mark.parametrize("who", [1, 2, "cluster"])
 def test_an_exception_arrives_as_it_is_and_work_goes_on(who: int | str, spec: Spec, request: Any) -> None:
-    good = Task(whole(spec), None, (), math.inf)
-    bad = dataclasses.replace(good, above=Bound(math.inf, np.zeros(0), (), None))
+    good = Task(whole(spec), None, None, (), math.inf)
+    bad = dataclasses.replace(good, start=Bound(math.inf, np.zeros(0), (), None))
     with threads(1) as here, pytest.raises(Exception, match=r"\w") as own:
         here(spec, [good, bad], never)
     with working(who, request) as workers:
@@ -229,7 +229,7 @@ def test_threads_stop_inside_of_a_box(number: int, middle: Spec, monkeypatch: py
         return right(*arguments)
 
     monkeypatch.setattr(Program, "evaluate", counting)
-    tasks = [Task(whole(middle), None, (), -math.inf)] * 3
+    tasks = [Task(whole(middle), None, None, (), -math.inf)] * 3
     with threads(number) as workers:
         complete = workers(middle, tasks, never)
         needed, evaluations = evaluations, 0
