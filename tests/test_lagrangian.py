@@ -110,9 +110,13 @@ def priced(spec: Spec, literal: Literal, box: Box, found: Bound) -> tuple[float,
         assert spec.budget.effectiveness is not None
         layers, carried = literal.levels[s]
         price, at = multipliers.pop(0), tangents.pop(0)
-        slope = math.log(at) + 1 - math.log(spec.budget.effectiveness)
-        terms += [price * carried, -price * (at * math.log(at / spec.budget.effectiveness))]
-        terms.append(-price * slope * (layers - at))
+        # A layer costs as much as phi rises at the tangent's number of layers.
+        per_layer = price * (math.log(at) + 1 - math.log(spec.budget.effectiveness))
+        terms += [price * carried, -per_layer * layers]
+        values = [
+            (per_layer * d, -price * d * math.log(d / spec.budget.effectiveness)) for d in counts(box, literal, s)
+        ]
+        terms += max(values, key=sum)
     if spec.objective.depth_penalty > 0:
         beta, (curvature, price) = spec.objective.depth_penalty, multipliers
         depth = [literal.path[s].depth for s in box.penalised]
@@ -122,6 +126,19 @@ def priced(spec: Spec, literal: Literal, box: Box, found: Bound) -> tuple[float,
         terms.append(-beta * least_penalty(spec, box, curvature))
         terms += [max(price * box.first, price * box.last), -price * sum(depth)]
     return math.fsum(terms), math.fsum(abs(term) for term in terms)
+
+
+def counts(box: Box, literal: Literal, s: int) -> range:
+    """All numbers of layers up to a segment from the fewest to the most, by its depths and by their sum if that says."""
+    ends = [layers for layers, _ in literal.levels[: s + 1]]
+    each = [(b - a) // choice.depth for a, b, choice in zip([0, *ends], ends, literal.path, strict=False)]
+    fewest, most = (sum(n * box.depth[r][end] for r, n in enumerate(each)) for end in (0, -1))
+    if box.penalised and box.penalised[-1] <= s and len({each[r] for r in box.penalised}) == 1:
+        others = sum(n * box.depth[r][0] for r, n in enumerate(each) if r not in box.penalised)
+        fewest = max(fewest, others + each[box.penalised[0]] * box.first)
+        others = sum(n * box.depth[r][-1] for r, n in enumerate(each) if r not in box.penalised)
+        most = min(most, others + each[box.penalised[0]] * box.last)
+    return range(fewest, most + 1)
 
 
 def least_penalty(spec: Spec, box: Box, curvature: float) -> float:
@@ -368,7 +385,7 @@ def test_chords_of_an_envelope() -> None:
         assert (np.diff(origin) > 0).all()
 
 
-LOOPS = ("_options", "_interpolated", *kernels.__all__[1:])
+LOOPS = [name for name, loop in vars(kernels).items() if hasattr(loop, "py_func")]
 
 
 @settings(QUICK, max_examples=15)
@@ -379,6 +396,8 @@ def test_compiled_loops_are_the_plain_ones(spec: Spec, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name in LOOPS:
             patch.setattr(kernels, name, getattr(kernels, name).py_func)
+        # By bisection, however few the widths.
+        patch.setattr(kernels, "_WIDE", 1)
         again = Program(Relaxation(spec), program.box)
         slow = again.evaluate(found.multipliers)
         plain = [row for rows, _ in again.value_bounds(slow) for row in rows], list(again.option_bounds(slow))
@@ -422,10 +441,14 @@ def test_a_path_is_a_plane_below_the_dual(spec: Spec, seed: int) -> None:
         levels = [own.levels[s] for s in bounded_levels(spec)]
         assert trace.layers == tuple(layers for layers, _ in levels)
         assert trace.log_widths == pytest.approx([carried for _, carried in levels], rel=1e-12)
-        gradient, constant = program.plane(trace, found.tangents)
+        gradient, constant = program.plane(trace)
         for multipliers in (found.multipliers, random_multipliers(program, random)):
             bound = program.evaluate(multipliers, found.tangents)
-            height = constant + gradient @ multipliers
+            effectiveness = multipliers[len(trace.spent) : len(trace.spent) + len(trace.layers)]
+            prices = [program.per_layer(mu, t) for mu, t in zip(effectiveness, found.tangents, strict=True)]
+            height = constant + gradient @ [*multipliers, *prices]
+            for mu, price, (count, floor) in zip(effectiveness, prices, program.floors, strict=True):
+                height += (price * count - mu * floor).max()
             if spec.objective.depth_penalty > 0:
                 uniformity, variance = program.penalty(multipliers[-2])
                 height -= spec.objective.depth_penalty * (uniformity - multipliers[-2] * variance)
@@ -443,11 +466,10 @@ def test_minimise_only_improves(spec: Spec, seed: int, hopeless: bool) -> None:
     box = whole(spec).tightened()
     assert box is not None
     program = Program(relaxation, box)
-    start = random_multipliers(program, random)
-    before = program.evaluate(start)
+    before = program.evaluate(random_multipliers(program, random))
     known = [t for _ in range(3) if (t := program.evaluate(random_multipliers(program, random)).trace) is not None]
     target = -math.inf if hopeless else max(x.score for x in oracle.architectures(spec))
-    dual = minimise(program, start, known, target=target)
+    dual = minimise(program, before, known, target=target)
     assert dual.best.value <= before.value
     assert (dual.best.multipliers >= relaxation.least).all()
     assert program.evaluate(dual.best.multipliers, dual.best.tangents).value == dual.best.value
@@ -456,6 +478,39 @@ def test_minimise_only_improves(spec: Spec, seed: int, hopeless: bool) -> None:
     assert dual.weights.sum() == pytest.approx(1)
     space = {x.path for x in oracle.architectures(spec)}
     assert {trace.path for trace in dual.traces} <= space
+
+
+@QUICK
+@given(seed=SEEDS, sources=st.integers(1, 40), widths=st.integers(1, 12))
+def test_bisection_finds_the_best_widths(seed: int, sources: int, widths: int) -> None:
+    """Costs whose differences ascend, many of them equal, and ranges that are narrower, or empty, further on."""
+    generator = np.random.default_rng(seed)
+    entering = generator.integers(0, 3, (sources, widths)).cumsum(axis=0).cumsum(axis=1).astype(float)
+    entering += generator.integers(0, 9, (sources, 1)) + generator.integers(0, 9, widths)
+    best = generator.integers(0, 40 * widths, widths).astype(float)
+    first = np.sort(generator.integers(0, widths, sources))[::-1].copy()
+    end = np.sort(generator.integers(0, widths + 1, sources))[::-1].copy()
+    end[generator.random(sources) < 0.2] = 0
+    top, at = np.empty(sources), np.empty(sources, np.int64)
+    kernels._descending(best, entering, first, end, top, at)
+    for s in range(sources):
+        values = (best - entering[s])[first[s] : end[s]]
+        assert top[s] == max(values, default=-math.inf)
+        assert at[s] == (first[s] + values.argmax() if len(values) else -1)
+
+
+@pytest.mark.parametrize("stops", [0, 1])
+def test_told_to_stop_a_known_bound_is_left(spec: Spec, stops: int) -> None:
+    """Without an evaluation at first, and with one, where that gives no better bound, later."""
+    relaxation = Relaxation(spec)
+    box = whole(spec).tightened()
+    assert box is not None
+    above = minimise(Program(relaxation, box), None, (), target=-math.inf).best
+    asked = iter([False] * stops)
+    worse = Program(relaxation, box).evaluate(100 * above.multipliers, above.tangents)
+    found = examine(relaxation, Task(box, above, worse, (), -math.inf), stop=lambda: next(asked, True))
+    assert (found.kind, found.bound, found.trims, found.cuts) == ("leaf", above, (), ())
+    assert len(found.candidates) == 0
 
 
 @QUICK
@@ -473,7 +528,7 @@ def test_what_is_trimmed_cannot_pass(spec: Spec, seed: int, share: float, thin: 
             # Parts of the grid come first, as on fine grids.
             patch.setattr("mad_ip.lagrangian.tree._LARGE", 0)
             patch.setattr("mad_ip.lagrangian.tree._THIN", 2)
-        found = examine(relaxation, Task(box, None, (), target))
+        found = examine(relaxation, Task(box, None, None, (), target))
     feasible = [x for x in inside if oracle.fits(spec.budget, x.best)]
     for trim in found.trims:
         gone = [x for x in feasible if not x.inside(trim.box, total=True)]

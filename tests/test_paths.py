@@ -128,7 +128,7 @@ def test_carried_bounds_hold_for_every_feasible_path(spec: Spec) -> None:
 @QUICK
 @given(spec=specs(limit=300))
 def test_carried_bounds_are_attained_without_budgets(spec: Spec) -> None:
-    """A bound of 0 or infinity would be valid too: without budgets they are the minima and maxima, and a millionth."""
+    """A bound of 0 or infinity would be valid too: without budgets they are the minima and maxima, and a billionth."""
     catalogue = catalogues.build(dataclasses.replace(spec, budget=Budget()))
     low, high = paths.carried_bounds(catalogue)
     found: dict[tuple[int, int], list[float]] = {}
@@ -139,8 +139,8 @@ def test_carried_bounds_are_attained_without_budgets(spec: Spec) -> None:
             carried += float(segment.log_width[option])
     assert len(found) == sum(len(values) for values in low)
     for (s, pair), values in found.items():
-        assert math.isclose(low[s][pair], min(values) * (1 - 1e-6), rel_tol=1e-12, abs_tol=1e-12)
-        assert math.isclose(high[s][pair], max(values) * (1 + 1e-6), rel_tol=1e-12, abs_tol=1e-12)
+        assert math.isclose(low[s][pair], min(values) * (1 - 1e-9), rel_tol=1e-12, abs_tol=1e-12)
+        assert math.isclose(high[s][pair], max(values) * (1 + 1e-9), rel_tol=1e-12, abs_tol=1e-12)
 
 
 def test_a_budget_tightens_the_carried_bound() -> None:

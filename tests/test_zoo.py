@@ -45,5 +45,8 @@ def test_the_toy_is_solved_to_the_same_design_again() -> None:
     stored = Design.load(MODELS / "toy" / "design.json")
     assert again.certificate is not None
     assert stored.certificate is not None
-    certificate = dataclasses.replace(again.certificate, seconds=stored.certificate.seconds)
-    assert dataclasses.replace(again, certificate=certificate) == stored
+    # The road to a proof may change, and with it its last digits; what is proven may not.
+    assert dataclasses.replace(again, certificate=None) == dataclasses.replace(stored, certificate=None)
+    assert again.certificate.status == stored.certificate.status
+    assert again.certificate.architectures == stored.certificate.architectures
+    assert again.certificate.bound == pytest.approx(stored.certificate.bound, rel=1e-6)

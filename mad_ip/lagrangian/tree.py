@@ -237,6 +237,15 @@ def examine(
     return Examined("leaf", tuple(trims), best, best, _cuts(left, dual), known, tuple(candidates))
 
 
+def _guessed(relaxation: Relaxation, box: Box) -> Bound | None:
+    """Multipliers by a part of the grid, for a box that only one evaluation is left for."""
+    tight = box.tightened()
+    program = None if tight is None else Program(relaxation, tight.thinned(_THIN))
+    if program is None or program.is_empty:
+        return None
+    return minimise(program, None, (), target=-math.inf).best
+
+
 def _active(program: Program, dual: Dual) -> tuple[Trace, ...]:
     """The paths whose planes are highest at the best multipliers."""
     best, first = dual.best, len(program.relaxation.budgets)
@@ -330,7 +339,8 @@ class _Search:
 
     def run(self) -> Tree:
         root = Node(whole(self.relaxation.spec))
-        self._push(_Open(root, None, None, ()), math.inf)
+        start = _guessed(self.relaxation, root.box) if self._stopped() else None
+        self._push(_Open(root, None, start, ()), math.inf)
         # At least one round: there is no bound without it.
         while True:
             self._round()
