@@ -113,10 +113,8 @@ def priced(spec: Spec, literal: Literal, box: Box, found: Bound) -> tuple[float,
         # A layer costs as much as phi rises at the tangent's number of layers.
         per_layer = price * (math.log(at) + 1 - math.log(spec.budget.effectiveness))
         terms += [price * carried, -per_layer * layers]
-        values = [
-            (per_layer * d, -price * d * math.log(d / spec.budget.effectiveness)) for d in counts(box, literal, s)
-        ]
-        terms += max(values, key=sum)
+        ratio, numbers = spec.budget.effectiveness, counts(box, literal, s)
+        terms += max(((per_layer * d, -price * d * math.log(d / ratio)) for d in numbers), key=sum)
     if spec.objective.depth_penalty > 0:
         beta, (curvature, price) = spec.objective.depth_penalty, multipliers
         depth = [literal.path[s].depth for s in box.penalised]
@@ -129,7 +127,7 @@ def priced(spec: Spec, literal: Literal, box: Box, found: Bound) -> tuple[float,
 
 
 def counts(box: Box, literal: Literal, s: int) -> range:
-    """All numbers of layers up to a segment from the fewest to the most, by its depths and by their sum if that says."""
+    """All numbers of layers up to a segment from the fewest to the most, by depths, and by their sum if that says."""
     ends = [layers for layers, _ in literal.levels[: s + 1]]
     each = [(b - a) // choice.depth for a, b, choice in zip([0, *ends], ends, literal.path, strict=False)]
     fewest, most = (sum(n * box.depth[r][end] for r, n in enumerate(each)) for end in (0, -1))
@@ -511,6 +509,24 @@ def test_told_to_stop_a_known_bound_is_left(spec: Spec, stops: int) -> None:
     found = examine(relaxation, Task(box, above, worse, (), -math.inf), stop=lambda: next(asked, True))
     assert (found.kind, found.bound, found.trims, found.cuts) == ("leaf", above, (), ())
     assert len(found.candidates) == 0
+
+
+def test_without_time_the_root_takes_one_evaluation(
+    spec: Spec, optimum: oracle.Best, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Multipliers come of a part of the grid, and are good ones."""
+    boxes, right = [], Program.evaluate
+
+    def counting(program: Program, *arguments: Any) -> Bound:
+        boxes.append(program.box)
+        return right(program, *arguments)
+
+    monkeypatch.setattr(Program, "evaluate", counting)
+    monkeypatch.setattr("mad_ip.lagrangian.tree._THIN", 2)
+    tree = branch_and_bound(Relaxation(spec), lambda: -math.inf, lambda _: 0.0, seconds=0.0)
+    assert boxes.count(whole(spec).tightened()) == 1
+    assert optimum.score <= tree.state.bound < 1.5 * optimum.score
+    assert [box for box, _ in tree.left] == [tree.root.box]
 
 
 @QUICK
