@@ -16,7 +16,6 @@ import oracle
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
-from mad_ip.decomposition.workers import serial
 from rich.console import Console, RenderableType
 from strategies import architecture_and_spec, specs
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from mad_ip.decomposition import optimise
 from mad_ip.design import Design, StageChoice, StemChoice, violations
 from mad_ip.errors import InputError
 from mad_ip.frames import Time
+from mad_ip.lagrangian.workers import threads
 from mad_ip.networks import Network, measure
 from mad_ip.networks.modules import Residual
 from mad_ip.reports.table import design_table, space_table
@@ -75,7 +75,7 @@ def test_every_road_leads_to_the_enumerated_optimum(spec: Spec) -> None:
             ("enumerate", Profile("enumerate")),
         )
     }
-    with serial() as workers:
+    with threads(1) as workers:
         found = optimise(spec, workers, gap=1e-9)
     exhausted = exhaust(spec)
     story = f"\n{spec.to_toml()}\noracle: {expected}"
@@ -217,7 +217,7 @@ def test_e3d_measures_as_modelled() -> None:
 def test_e3d_is_solved_to_the_same_design_again_and_proven() -> None:
     spec, stored = Spec.load(E3D / "spec.toml"), Design.load(E3D / "design.json")
     assert verify(spec, stored, evaluations=10_000).verdict == "proven"
-    with serial() as workers:
+    with threads(1) as workers:
         found = optimise(spec, workers, gap=1e-6)
     assert found.score == pytest.approx(stored.metrics.score, rel=1e-6)
     worse = dataclasses.replace(spec, input=dataclasses.replace(spec.input, frames=11), sha256="")
