@@ -85,8 +85,16 @@ def solve(
 
     from rich.console import Console
 
+    given = ""
     with _interruptible() as interrupted, _progress(Console(stderr=True), quiet, _line) as watch:
-        options: dict[str, Any] = {"time_limit": time_limit, "gap": gap, "watch": watch, "interrupted": interrupted}
+
+        def follow(report: Report) -> None:
+            nonlocal given
+            given = _given(report) or given
+            if watch is not None:
+                watch(report)
+
+        options: dict[str, Any] = {"time_limit": time_limit, "gap": gap, "watch": follow, "interrupted": interrupted}
         if kind.profiles:
             options.update(profile=_profile(solver, cluster), threads=threads, seed=seed, top=top)
         designs, table = kind.solve(problem, **options)
@@ -98,6 +106,8 @@ def solve(
         sys.stdout.write(texts[0] if top == 1 else "[" + ",\n".join(text.rstrip() for text in texts) + "]\n")
     else:
         _print(table)
+        if given:
+            _print(given)
     raise typer.Exit(0 if all(design.certificate.status == "optimal" for design in designs) else 3)
 
 
@@ -438,4 +448,15 @@ def _line(report: Report) -> str:
     return (
         f"{report.seconds:7.1f} s  {report.phase:<16}  incumbent {number(report.score, ',.3f')}  "
         f"bound {number(report.bound, ',.3f')}  gap {number(report.gap, '.4%')}"
+    )
+
+
+def _given(report: Report) -> str:
+    """What a solver of matrices was given, if anything."""
+    model = report.model
+    if model is None:
+        return ""
+    return (
+        f"given to {report.phase}: {model.surviving:,} of {model.options:,} options, in {model.rows:,} rows and "
+        f"{model.columns:,} columns; no other design scores above {model.bound:,.4f}"
     )
