@@ -24,6 +24,9 @@ __all__ = ["Workers", "cluster", "relaxation", "threads"]
 Workers = Callable[[Spec, Sequence[Task], Callable[[], bool]], list[Examined]]
 """Examines tasks of a spec, in order, until told to stop; an exception of :func:`examine` is raised as it is."""
 
+_LARGE = 1 << 18
+"""Work of the largest box of a round from which on threads share the round."""
+
 _PATIENCE = 10
 """Seconds that a Dask scheduler has to answer."""
 
@@ -36,6 +39,13 @@ def relaxation(spec: Spec) -> Relaxation:
 
 def _examined(spec: Spec, task: Task) -> Examined:
     return examine(relaxation(spec), task)
+
+
+def _work(task: Task) -> int:
+    """About how many steps one line at every node takes."""
+    box = task.box
+    ends = zip(box.channels, box.channels[1:], box.mid[1:], strict=False)
+    return sum(len(before) * len(after) * len(mid) for before, after, mid in ends)
 
 
 def _one_by_one(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
@@ -60,6 +70,9 @@ def threads(number: int) -> Iterator[Workers]:
             known.widest  # noqa: B018 (once, before the threads ask for it)
             if len(tasks) == 1:
                 return [examine(known, tasks[0], shared=shared, stop=stop)]
+            # Of small boxes most of the work is the interpreter's, which threads only take from one another.
+            if max(map(_work, tasks), default=0) < _LARGE:
+                return _one_by_one(spec, tasks, stop)
             return list(pool.map(functools.partial(examine, known, stop=stop), tasks))
 
         yield examine_all
