@@ -9,10 +9,17 @@ tasks and do not depend on who examined them.
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 from mad_ip.errors import InputError, MadIpError
 from mad_ip.lagrangian.program import Relaxation
@@ -24,8 +31,10 @@ __all__ = ["Workers", "cluster", "relaxation", "threads"]
 Workers = Callable[[Spec, Sequence[Task], Callable[[], bool]], list[Examined]]
 """Examines tasks of a spec, in order, until told to stop; an exception of :func:`examine` is raised as it is."""
 
-_LARGE = 1 << 18
-"""Work of the largest box of a round from which on threads share the round."""
+_POLL = 0.02
+"""Seconds between two looks at whether to stop, while processes work."""
+
+_T = TypeVar("_T")
 
 _PATIENCE = 10
 """Seconds that a Dask scheduler has to answer."""
@@ -41,24 +50,17 @@ def _examined(spec: Spec, task: Task) -> Examined:
     return examine(relaxation(spec), task)
 
 
-def _work(task: Task) -> int:
-    """About how many steps one line at every node takes."""
-    box = task.box
-    ends = zip(box.channels, box.channels[1:], box.mid[1:], strict=False)
-    return sum(len(before) * len(after) * len(mid) for before, after, mid in ends)
-
-
 def _one_by_one(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
     return [examine(relaxation(spec), task, stop=stop) for task in tasks]
 
 
 @contextmanager
 def threads(number: int) -> Iterator[Workers]:
-    """So many threads of this process."""
+    """So many threads of this process, and as many processes for rounds of several boxes."""
     if number == 1:
         yield _one_by_one
         return
-    with ThreadPoolExecutor(number) as pool:
+    with ThreadPoolExecutor(number) as pool, _Crew(number) as crew:
 
         def shared(size: int, work: Callable[[int, int], Any]) -> list[Any]:
             # A few parts for each thread: not all take as long.
@@ -70,12 +72,91 @@ def threads(number: int) -> Iterator[Workers]:
             known.widest  # noqa: B018 (once, before the threads ask for it)
             if len(tasks) == 1:
                 return [examine(known, tasks[0], shared=shared, stop=stop)]
-            # Of small boxes most of the work is the interpreter's, which threads only take from one another.
-            if max(map(_work, tasks), default=0) < _LARGE:
-                return _one_by_one(spec, tasks, stop)
-            return list(pool.map(functools.partial(examine, known, stop=stop), tasks))
+            return crew.examine(spec, tasks, stop) or list(
+                pool.map(functools.partial(examine, known, stop=stop), tasks)
+            )
 
         yield examine_all
+
+
+class _Crew:
+    """Processes that examine boxes once they are ready; they end with the context or with this process."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.executor: ProcessPoolExecutor | None = None
+        self.ready: dict[Spec, list[Future[None]]] = {}
+
+    def __enter__(self) -> _Crew:
+        context = multiprocessing.get_context("spawn")
+        self.inner, self.outer = context.Pipe(duplex=False)
+        self.stop = context.Event()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.outer.close()
+        if self.executor is not None:
+            self.executor.shutdown(cancel_futures=True)
+        self.inner.close()
+
+    def examine(self, spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
+        """What the tasks find, nothing as long as the processes are not ready, or where one is lost."""
+        try:
+            if spec not in self.ready:
+                self.ready[spec] = [self._submit(_prepare, spec) for _ in range(self.number)]
+            if not all(future.done() and future.exception() is None for future in self.ready[spec]):
+                return []
+            self.stop.clear()
+            futures = [self._submit(_examined_there, spec, task) for task in tasks]
+            while wait(futures, _POLL).not_done:
+                if stop():
+                    self.stop.set()
+            return [future.result() for future in futures]
+        except BrokenProcessPool:
+            # No task is lost: this process examines them.
+            self.ready[spec] = [Future()]
+            return []
+
+    def _submit(self, function: Callable[..., _T], *arguments: Any) -> Future[_T]:
+        """Submit with SIGINT blocked: processes start here and inherit that, from their first moment on.
+
+        A terminal sends Ctrl-C to the whole foreground group, but only the parent is to act on it.
+        """
+        # Starting multiprocessing's tracker unblocks the signal, so that must have happened before.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            if self.executor is None:
+                context = multiprocessing.get_context("spawn")
+                self.executor = ProcessPoolExecutor(self.number, context, _enlist, (self.inner, self.stop))
+            return self.executor.submit(function, *arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _enlist(inner: Connection, stop: Any) -> None:
+    """In a process of the crew: end at once when the parent closes the other end of the pipe, be it by dying."""
+    global _told
+    _told = stop.is_set
+
+    def wait_for_end() -> None:
+        inner.poll(None)
+        os._exit(0)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+
+
+def _told() -> bool:
+    """Whether this process, one of a crew, is told to stop."""
+    return False
+
+
+def _prepare(spec: Spec) -> None:
+    relaxation(spec).widest  # noqa: B018 (for the tasks to come)
+
+
+def _examined_there(spec: Spec, task: Task) -> Examined:
+    return examine(relaxation(spec), task, stop=_told)
 
 
 @contextmanager
