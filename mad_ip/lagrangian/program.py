@@ -356,6 +356,11 @@ class Program:
             gradient.append(-total)
         return np.array([*gradient, *(-layers for layers in trace.layers)]), trace.entropy
 
+    def depth_penalty(self, path: Path) -> float:
+        """``beta Q`` of a path."""
+        depths = [path[s].depth for s in self.box.penalised]
+        return entropy.depth_penalty(depths, self.relaxation.beta, self.relaxation.spec.convention) if depths else 0.0
+
     def per_layer(self, mu: float, tangent: float) -> float:
         """The price of a layer that goes with a price of effectiveness: ``mu phi'(D)`` at a number of layers."""
         return mu * (math.log(tangent) + 1 - self.relaxation.log_ratio)

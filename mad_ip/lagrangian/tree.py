@@ -56,6 +56,9 @@ _LARGE = 1 << 20
 _THIN = 20
 """Widths of every choice in that part."""
 
+_NEAR = 1e-3
+"""How far below the target, relatively, a path is still looked at."""
+
 _CORRECTIONS = 6
 """Evaluations of the whole box after that."""
 
@@ -219,9 +222,8 @@ def examine(
             best = program.evaluate(above.multipliers, above.tangents)
         if best.trace is None:
             return Examined("empty", tuple(trims))
-        candidates = dict.fromkeys(
-            [best.trace.path, *(trace.path for trace in dual.traces if (trace.spent <= 1).all()), *candidates]
-        )
+        promising = (trace.path for trace in dual.traces if _is_promising(program, trace, task.target))
+        candidates = dict.fromkeys([best.trace.path, *promising, *candidates])
         if best.value <= task.target or stop():
             return Examined("leaf", tuple(trims), best, candidates=tuple(candidates))
         known, above, start = _active(program, dual), best, best
@@ -244,6 +246,15 @@ def _guessed(relaxation: Relaxation, box: Box) -> Bound | None:
     if program is None or program.is_empty:
         return None
     return minimise(program, None, (), target=-math.inf).best
+
+
+def _is_promising(program: Program, trace: Trace, target: float) -> bool:
+    """Whether a path, by its tables, keeps the budgets and comes near the target."""
+    fits = (trace.spent <= 1).all() and all(
+        log_width >= layers * (math.log(layers) - program.relaxation.log_ratio)
+        for log_width, layers in zip(trace.log_widths, trace.layers, strict=True)
+    )
+    return bool(fits) and trace.entropy - program.depth_penalty(trace.path) > target - _NEAR * abs(target)
 
 
 def _active(program: Program, dual: Dual) -> tuple[Trace, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,7 @@ class _Crew:
     def __init__(self, number: int) -> None:
         self.number = number
         self.executor: ProcessPoolExecutor | None = None
-        self.ready: dict[Spec, list[Future[None]]] = {}
+        self.ready: dict[bytes, list[Future[None]]] = {}
 
     def __enter__(self) -> _Crew:
         context = multiprocessing.get_context("spawn")
@@ -101,20 +102,21 @@ class _Crew:
 
     def examine(self, spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
         """What the tasks find, nothing as long as the processes are not ready, or where one is lost."""
+        packed = _packed(spec)
         try:
-            if spec not in self.ready:
-                self.ready[spec] = [self._submit(_prepare, spec) for _ in range(self.number)]
-            if not all(future.done() and future.exception() is None for future in self.ready[spec]):
+            if packed not in self.ready:
+                self.ready[packed] = [self._submit(_prepare, packed) for _ in range(self.number)]
+            if not all(future.done() and future.exception() is None for future in self.ready[packed]):
                 return []
             self.stop.clear()
-            futures = [self._submit(_examined_there, spec, task) for task in tasks]
+            futures = [self._submit(_examined_there, packed, task) for task in tasks]
             while wait(futures, _POLL).not_done:
                 if stop():
                     self.stop.set()
             return [future.result() for future in futures]
         except BrokenProcessPool:
             # No task is lost: this process examines them.
-            self.ready[spec] = [Future()]
+            self.ready[packed] = [Future()]
             return []
 
     def _submit(self, function: Callable[..., _T], *arguments: Any) -> Future[_T]:
@@ -151,12 +153,23 @@ def _told() -> bool:
     return False
 
 
-def _prepare(spec: Spec) -> None:
-    relaxation(spec).widest  # noqa: B018 (for the tasks to come)
+@functools.lru_cache(maxsize=2)
+def _packed(spec: Spec) -> bytes:
+    """A spec as it travels, pickled once."""
+    return pickle.dumps(spec)
 
 
-def _examined_there(spec: Spec, task: Task) -> Examined:
-    return examine(relaxation(spec), task, stop=_told)
+@functools.lru_cache(maxsize=2)
+def _unpacked(packed: bytes) -> Relaxation:
+    return Relaxation(pickle.loads(packed))  # noqa: S301 (written by the parent)
+
+
+def _prepare(packed: bytes) -> None:
+    _unpacked(packed).widest  # noqa: B018 (for the tasks to come)
+
+
+def _examined_there(packed: bytes, task: Task) -> Examined:
+    return examine(_unpacked(packed), task, stop=_told)
 
 
 @contextmanager
