@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -34,11 +35,16 @@ class Parent:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._asked = threading.Event()
+        self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: Any) -> None:
         """Send anything that can be pickled; wait where the parent is behind with its reading."""
         self._pipe.send(message)
+
+    def receive(self) -> Any:
+        """The next message that the parent has sent, waited for."""
+        return self._messages.get()
 
     def asked(self) -> bool:
         """Whether the parent wishes this process to stop by itself."""
@@ -47,8 +53,11 @@ class Parent:
     def _listen(self) -> None:
         with suppress(EOFError, OSError):
             while True:
-                self._pipe.recv()
-                self._asked.set()
+                message = self._pipe.recv()
+                if message is None:
+                    self._asked.set()
+                else:
+                    self._messages.put(message)
         # The parent is gone. What this process has started goes with it, as it goes with its own parent.
         os.killpg(os.getpid(), signal.SIGKILL)
 
@@ -98,6 +107,16 @@ class Process:
         if isinstance(message, MadIpError):
             raise message
         return message
+
+    def send(self, message: Any) -> None:
+        """Send anything that can be pickled but ``None``; see :meth:`Parent.receive`.
+
+        Raises :class:`EOFError` when the process is gone.
+        """
+        try:
+            self._pipe.send(message)
+        except OSError:
+            raise EOFError from None
 
     def ask(self) -> None:
         """Ask the process to stop by itself; see :meth:`Parent.asked`."""
@@ -173,9 +192,9 @@ def started(
             process.end()
 
 
-def ready(processes: Sequence[Process]) -> list[Process]:
-    """Wait until some have a message, or have ended; return those."""
-    pipes = connection.wait([process._pipe for process in processes])
+def ready(processes: Sequence[Process], seconds: float | None = None) -> list[Process]:
+    """Wait, at most ``seconds``, until some have a message, or have ended; return those."""
+    pipes = connection.wait([process._pipe for process in processes], seconds)
     return [process for process in processes if process._pipe in pipes]
 
 

@@ -41,7 +41,7 @@ Cut = tuple[Axis | Literal["total"], int, int]
 _TOTALS = 8
 """Parts of the range of the depths' sum that a split makes: the penalty's bound over a range is loose at first."""
 
-_ROUND = 8
+_ROUND = 32
 """Boxes examined between two looks at the incumbent."""
 
 _WORTH = 0.8

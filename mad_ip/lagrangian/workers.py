@@ -9,22 +9,15 @@ tasks and do not depend on who examined them.
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import os
-import pickle
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from mad_ip.errors import InputError, MadIpError
 from mad_ip.lagrangian.program import Relaxation
 from mad_ip.lagrangian.tree import Examined, Task, examine
+from mad_ip.processes import Parent, Process, ready, started
 from mad_ip.spec import Spec
 
 __all__ = ["Workers", "cluster", "relaxation", "threads"]
@@ -34,8 +27,6 @@ Workers = Callable[[Spec, Sequence[Task], Callable[[], bool]], list[Examined]]
 
 _POLL = 0.02
 """Seconds between two looks at whether to stop, while processes work."""
-
-_T = TypeVar("_T")
 
 _PATIENCE = 10
 """Seconds that a Dask scheduler has to answer."""
@@ -81,95 +72,67 @@ def threads(number: int) -> Iterator[Workers]:
 
 
 class _Crew:
-    """Processes that examine boxes once they are ready; they end with the context or with this process."""
+    """Processes that examine the boxes of a spec once they are ready; they end with the context."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.executor: ProcessPoolExecutor | None = None
-        self.ready: dict[bytes, list[Future[None]]] = {}
+        self.spec: Spec | None = None
+        self.processes: list[Process] = []
+        self.starting: set[Process] = set()
+        self.stack = ExitStack()
 
     def __enter__(self) -> _Crew:
-        context = multiprocessing.get_context("spawn")
-        self.inner, self.outer = context.Pipe(duplex=False)
-        self.stop = context.Event()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.outer.close()
-        if self.executor is not None:
-            self.executor.shutdown(cancel_futures=True)
-        self.inner.close()
+        self.stack.close()
 
     def examine(self, spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
-        """What the tasks find, nothing as long as the processes are not ready, or where one is lost."""
-        packed = _packed(spec)
+        """What the tasks find; nothing as long as the processes are not ready, or when one is lost."""
         try:
-            if packed not in self.ready:
-                self.ready[packed] = [self._submit(_prepare, packed) for _ in range(self.number)]
-            if not all(future.done() and future.exception() is None for future in self.ready[packed]):
-                return []
-            self.stop.clear()
-            futures = [self._submit(_examined_there, packed, task) for task in tasks]
-            while wait(futures, _POLL).not_done:
-                if stop():
-                    self.stop.set()
-            return [future.result() for future in futures]
-        except BrokenProcessPool:
-            # No task is lost: this process examines them.
-            self.ready[packed] = [Future()]
+            return self._examined(tasks, stop) if self._is_ready(spec) else []
+        except EOFError:
+            # No task is lost with it: this process examines them all.
+            self.stack.close()
+            self.processes = []
             return []
 
-    def _submit(self, function: Callable[..., _T], *arguments: Any) -> Future[_T]:
-        """Submit with SIGINT blocked: processes start here and inherit that, from their first moment on.
+    def _is_ready(self, spec: Spec) -> bool:
+        if self.spec != spec:
+            self.stack.close()
+            self.spec = spec
+            self.processes = [self.stack.enter_context(started(_serve, spec)) for _ in range(self.number)]
+            self.starting = set(self.processes)
+        for process in [process for process in self.starting if process.poll(0)]:
+            process.receive()
+            self.starting.remove(process)
+        return bool(self.processes) and not self.starting
 
-        A terminal sends Ctrl-C to the whole foreground group, but only the parent is to act on it.
-        """
-        # Starting multiprocessing's tracker unblocks the signal, so that must have happened before.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            if self.executor is None:
-                context = multiprocessing.get_context("spawn")
-                self.executor = ProcessPoolExecutor(self.number, context, _enlist, (self.inner, self.stop))
-            return self.executor.submit(function, *arguments)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _enlist(inner: Connection, stop: Any) -> None:
-    """In a process of the crew: end at once when the parent closes the other end of the pipe, be it by dying."""
-    global _told
-    _told = stop.is_set
-
-    def wait_for_end() -> None:
-        inner.poll(None)
-        os._exit(0)
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
-
-
-def _told() -> bool:
-    """Whether this process, one of a crew, is told to stop."""
-    return False
+    def _examined(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
+        found: dict[int, Examined] = {}
+        left = iter(range(len(tasks)))
+        busy: dict[Process, int] = {}
+        free = list(self.processes)
+        while len(found) < len(tasks):
+            for process, place in zip(free, left, strict=False):
+                process.send(tasks[place])
+                busy[process] = place
+            free = ready(list(busy), _POLL)
+            for process in free:
+                found[busy.pop(process)] = process.receive()
+            if stop():
+                for process in self.processes:
+                    process.ask()
+        return [found[place] for place in range(len(tasks))]
 
 
-@functools.lru_cache(maxsize=2)
-def _packed(spec: Spec) -> bytes:
-    """A spec as it travels, pickled once."""
-    return pickle.dumps(spec)
-
-
-@functools.lru_cache(maxsize=2)
-def _unpacked(packed: bytes) -> Relaxation:
-    return Relaxation(pickle.loads(packed))  # noqa: S301 (written by the parent)
-
-
-def _prepare(packed: bytes) -> None:
-    _unpacked(packed).widest  # noqa: B018 (for the tasks to come)
-
-
-def _examined_there(packed: bytes, task: Task) -> Examined:
-    return examine(_unpacked(packed), task, stop=_told)
+def _serve(spec: Spec, parent: Parent) -> None:
+    """A process of a crew: it says when it is ready, and what it finds in every box that it is sent."""
+    known = Relaxation(spec)
+    known.widest  # noqa: B018 (once, for all boxes)
+    parent.send("ready")
+    while True:
+        parent.send(examine(known, parent.receive(), stop=parent.asked))
 
 
 @contextmanager
