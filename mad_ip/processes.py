@@ -139,10 +139,11 @@ class Process:
     def _ended(self, patience: float) -> Usage:
         pid = self._process.pid
         deadline = time.monotonic() + patience
-        if patience > 0 and not self._silent:
-            os.kill(pid, signal.SIGTERM)
         done = 0
         while not done and time.monotonic() < deadline:
+            # Again and again: one that comes just before a blocking call does not interrupt it.
+            if not self._silent:
+                os.kill(pid, signal.SIGTERM)
             done, status, usage = os.wait4(pid, os.WNOHANG)
             if not done:
                 time.sleep(0.01)
@@ -219,10 +220,16 @@ def _uninterrupted() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
+def _leave(*_: object) -> None:
+    """Exit once: while the function cleans up, further wishes that it end change nothing."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
+
+
 def _serve(descriptor: int) -> None:
     """The process: one call."""
     os.set_inheritable(descriptor, False)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _leave)
     parent = Parent(Connection(descriptor))
     function, argument = pickle.load(sys.stdin.buffer)  # noqa: S301 (written by the parent)
     # A parent that is gone reads nothing.

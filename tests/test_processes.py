@@ -79,8 +79,8 @@ def wait_for_a_busy_child(_: None, parent: Parent) -> None:
     with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        parent.send("worked")
         try:
+            parent.send("worked")
             time.sleep(60)
         finally:
             child.kill()
