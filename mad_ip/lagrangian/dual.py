@@ -98,8 +98,7 @@ def minimise(
         master.add(trial.trace)
         master.bend(*step)
         if trial.value < best.value - 0.1 * gain:
-            if trial.value < best.value - 0.6 * gain:
-                radius *= 2
+            radius *= 2
             best = trial
             if best.value <= target:
                 break
