@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+# Pyomo leaves SciPy, most of which takes half a second, for later: unless somebody has loaded a part of it already.
+import pyomo.environ  # noqa: F401
 from numpy.typing import NDArray
 
 from mad_ip import catalogue as catalogues

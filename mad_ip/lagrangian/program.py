@@ -38,6 +38,9 @@ _PRICES = np.geomspace(0.02, 20, 10)
 _FORBIDDEN = 1e30
 """Price of an option that passes a budget on a maximum: no path that takes it is the best."""
 
+_LARGE = 1 << 20
+"""Elementary steps of an evaluation, for one line at every node, above which a box is large."""
+
 _SHARED = 1 << 22
 """Elementary steps of a loop above which threads share it."""
 
@@ -89,6 +92,12 @@ class Relaxation:
         ratio = spec.budget.effectiveness
         self.log_ratio = 0.0 if ratio is None else math.log(ratio) + math.log1p(entropy.EFFECTIVENESS_TOLERANCE)
         self.beta = spec.objective.depth_penalty
+
+    def is_large(self, box: Box) -> bool:
+        """Whether an evaluation of a box takes long: most of its time is then in the loops that threads may share."""
+        sources = (1, *map(len, box.channels))
+        sizes = zip(sources, box.channels, self.tables, box.mid, strict=False)
+        return bool(sum(s * len(n) * table.entering.shape[2] * len(w) for s, n, table, w in sizes) > _LARGE)
 
     def prices(self, budgets: Floats) -> Floats:
         """The prices of all rows of costs."""
@@ -298,11 +307,6 @@ class Program:
             ahead = _Ahead(np.arange(number), np.zeros(number), after[-1], np.arange(number))
             after.append(self._through(part, price, ahead).max(axis=1))
         return before[1:], after[::-1]
-
-    @property
-    def work(self) -> int:
-        """Elementary steps for one line at every node."""
-        return sum(part.work for part in self.parts)
 
     @cached_property
     def scales(self) -> Floats:

@@ -5,8 +5,8 @@ judged exactly), a *leaf* (multipliers give a bound on it), *trimmed* (multiplie
 box cannot pass the target), or *split* in two. The tree covers the space by construction, so that replaying it needs no
 search: one evaluation for every leaf, one pass forward and backward for every trim.
 
-Boxes are examined in rounds of a fixed number, best bound first, so that the result does not depend on how many
-workers share a round.
+Boxes are examined in rounds of a fixed number, best bound first, and what a round has found is looked at when all of it
+is there and the next one has begun: the result does not depend on how many workers share the rounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,8 +42,11 @@ Cut = tuple[Axis | Literal["total"], int, int]
 _TOTALS = 8
 """Parts of the range of the depths' sum that a split makes: the penalty's bound over a range is loose at first."""
 
-_ROUND = 32
+_ROUND = 16
 """Boxes examined between two looks at the incumbent."""
+
+_ROUNDS = 2
+"""Rounds begun before the first of them must have ended: nobody who shares them waits for the last box of one."""
 
 _WORTH = 0.8
 """A box is bounded anew where trimming leaves at most this share of its values."""
@@ -50,11 +54,8 @@ _WORTH = 0.8
 _DEPTH = 4.0
 """Log-width of a block, roughly: what one more of depth is worth beside a change of widths."""
 
-_LARGE = 1 << 20
-"""Elementary steps of an evaluation, for one line at every node, above which a part of the grid is tried first."""
-
 _THIN = 20
-"""Widths of every choice in that part."""
+"""Widths of every choice in the part of a large box that is tried first."""
 
 _NEAR = 1e-3
 """How far below the target, relatively, a path is still looked at."""
@@ -201,7 +202,7 @@ def examine(
         if box.point is not None:
             return Examined("point", tuple(trims), candidates=(box.point,))
         known = tuple(trace for trace in known if box.holds(trace.path))
-        thin = Program(relaxation, box.thinned(_THIN)) if program.work > _LARGE else program
+        thin = Program(relaxation, box.thinned(_THIN)) if relaxation.is_large(box) else program
         if thin is not program and not thin.is_empty:
             # A part of the grid has much the same multipliers, for a fraction of the work; its paths are paths here.
             there = tuple(trace for trace in known if thin.box.holds(trace.path))
@@ -343,6 +344,7 @@ class _Search:
         self.points: list[Path] = []
         self.began = time.perf_counter()
         self.queue: list[tuple[float, int, _Open]] = []
+        self.rounds: deque[tuple[list[_Open], float, Iterator[Examined]]] = deque()
         self.order = itertools.count()
         self.settled = -math.inf
         self.judged = -math.inf
@@ -354,12 +356,14 @@ class _Search:
         self._push(_Open(root, None, start, ()), math.inf)
         # At least one round: there is no bound without it.
         while True:
-            self._round()
-            done = not self.queue or -self.queue[0][0] <= self.target()
-            if self.watch(self._state()) or done or self.nodes >= self.most or self._stopped():
+            self._begin()
+            if not self.rounds:
+                break
+            self._end()
+            if self.watch(self._state()) or self.nodes >= self.most or self._stopped():
                 break
         left = list(self.left)
-        for _, _, item in self.queue:
+        for item in self._waiting():
             assert item.above is not None
             # A part has at least the bound of the box around it.
             item.node.settle("leaf", item.above)
@@ -367,10 +371,14 @@ class _Search:
         return Tree(root, self._state(), tuple(left), tuple(self.points))
 
     def _state(self) -> State:
-        open_ = [-self.queue[0][0]] if self.queue else []
-        unjudged = max(self.settled, *open_, -math.inf, *(bound.value for _, bound in self.left))
+        waiting = [math.inf if item.above is None else item.above.value for item in self._waiting()]
+        unjudged = max(self.settled, *waiting, -math.inf, *(bound.value for _, bound in self.left))
         bound, seconds = max(unjudged, self.judged), time.perf_counter() - self.began
-        return State(bound, unjudged, self.settled, self.nodes, len(self.queue), seconds)
+        return State(bound, unjudged, self.settled, self.nodes, len(waiting), seconds)
+
+    def _waiting(self) -> list[_Open]:
+        """The boxes whose examination has not ended, or not begun."""
+        return [*(item for items, _, _ in self.rounds for item in items), *(item for _, _, item in self.queue)]
 
     def _stopped(self) -> bool:
         """Whether it is late, or somebody wants to stop."""
@@ -379,14 +387,25 @@ class _Search:
     def _push(self, item: _Open, value: float) -> None:
         heapq.heappush(self.queue, (-value, next(self.order), item))
 
-    def _round(self) -> None:
-        target = self.target()
-        items: list[_Open] = []
-        while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or not items):
-            items.append(heapq.heappop(self.queue)[2])
-        tasks = [Task(item.node.box, item.above, item.start, item.known, target) for item in items]
-        for item, found in zip(items, self.workers(tasks, self._stopped), strict=True):
-            self._apply(item.node, found, target)
+    def _begin(self) -> None:
+        """Begin rounds of those boxes that may pass the target; the first has one."""
+        while len(self.rounds) < _ROUNDS:
+            target = self.target()
+            items: list[_Open] = []
+            while self.queue and len(items) < _ROUND and -self.queue[0][0] > target:
+                items.append(heapq.heappop(self.queue)[2])
+            if not items:
+                break
+            tasks = [Task(item.node.box, item.above, item.start, item.known, target) for item in items]
+            self.rounds.append((items, target, iter(self.workers(tasks, self._stopped))))
+
+    def _end(self) -> None:
+        """End the round that was begun first."""
+        items, target, results = self.rounds[0]
+        while items:
+            found = next(results)
+            self._apply(items.pop(0).node, found, target)
+        self.rounds.popleft()
 
     def _apply(self, node: Node, found: Examined, target: float) -> None:
         self.nodes += 1

@@ -1,32 +1,37 @@
-"""Who examines the boxes of a round: threads of this process, or a Dask cluster.
+"""Who examines boxes: this process and others beside it, or a Dask cluster.
 
-The loops of :mod:`mad_ip.lagrangian.kernels` hold no lock, so that threads share the boxes of a round, and the loops of
-a box where a round has only one. On a cluster every task travels with its spec (a few kilobytes), and every process
-keeps the relaxations of the last specs: workers have no state to set up or to lose. Results come in the order of the
-tasks and do not depend on who examined them.
+Most of the time of a small box is the interpreter's, so that processes share boxes. Where there is only one, or while
+they start, threads share its loops, which hold no lock. Every task travels with its spec (a few kilobytes), and every
+process keeps the relaxations of the last specs: workers have no state to set up or to lose. Results come in the order
+of the tasks and do not depend on who examined them.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mad_ip.errors import InputError, MadIpError
-from mad_ip.lagrangian.program import Relaxation
+from mad_ip.lagrangian.program import Relaxation, Shared, alone
 from mad_ip.lagrangian.tree import Examined, Task, examine
 from mad_ip.processes import Parent, Process, ready, started
 from mad_ip.spec import Spec
 
 __all__ = ["Workers", "cluster", "relaxation", "threads"]
 
-Workers = Callable[[Spec, Sequence[Task], Callable[[], bool]], list[Examined]]
-"""Examines tasks of a spec, in order, until told to stop; an exception of :func:`examine` is raised as it is."""
+Workers = Callable[[Spec, Sequence[Task], Callable[[], bool]], Iterator[Examined]]
+"""Examines tasks of a spec until told to stop, at the latest when asked for what each has found, in order; an exception
+of :func:`examine` is raised as it is."""
 
 _POLL = 0.02
 """Seconds between two looks at whether to stop, while processes work."""
+
+_HELD, _MOST = 2, 8
+"""Tasks that a process has at once: the one it works on, and the next; more, up to the second, where many wait."""
 
 _PATIENCE = 10
 """Seconds that a Dask scheduler has to answer."""
@@ -42,97 +47,111 @@ def _examined(spec: Spec, task: Task) -> Examined:
     return examine(relaxation(spec), task)
 
 
-def _one_by_one(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
-    return [examine(relaxation(spec), task, stop=stop) for task in tasks]
+def _one_by_one(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
+    return (examine(relaxation(spec), task, stop=stop) for task in tasks)
 
 
 @contextmanager
 def threads(number: int) -> Iterator[Workers]:
-    """So many threads of this process, and as many processes for rounds of several boxes."""
+    """This thread and ``number - 1`` processes; until those are ready, so many threads share the loops of its boxes."""
     if number == 1:
         yield _one_by_one
         return
-    with ThreadPoolExecutor(number) as pool, _Crew(number) as crew:
+    with ThreadPoolExecutor(number) as pool, ExitStack() as stack:
 
         def shared(size: int, work: Callable[[int, int], Any]) -> list[Any]:
             # A few parts for each thread: not all take as long.
             ends = [size * part // (4 * number) for part in range(4 * number + 1)]
             return list(pool.map(work, ends[:-1], ends[1:]))
 
-        def examine_all(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
-            known = relaxation(spec)
-            known.widest  # noqa: B018 (once, before the threads ask for it)
-            if len(tasks) == 1:
-                return [examine(known, tasks[0], shared=shared, stop=stop)]
-            return crew.examine(spec, tasks, stop) or list(
-                pool.map(functools.partial(examine, known, stop=stop), tasks)
-            )
-
-        yield examine_all
+        yield _Crew(number - 1, shared, stack).examine
 
 
 class _Crew:
-    """Processes that examine the boxes of a spec once they are ready; they end with the context."""
+    """Boxes that this thread examines, and processes once they are ready; those end with ``stack``.
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.spec: Spec | None = None
-        self.processes: list[Process] = []
-        self.starting: set[Process] = set()
-        self.stack = ExitStack()
+    Every task has a number, in the order in which they come. A process holds some tasks, so that it need not wait for
+    this thread, which examines the others: all large boxes, whose loops threads share.
+    """
 
-    def __enter__(self) -> _Crew:
-        return self
+    def __init__(self, number: int, shared: Shared, stack: ExitStack) -> None:
+        self.number, self.shared, self.stack = number, shared, stack
+        self.tickets = itertools.count()
+        self.waiting: dict[int, tuple[Spec, Task]] = {}
+        self.large: set[int] = set()
+        self.found: dict[int, Examined] = {}
+        self.starting: list[Process] | None = None
+        self.held: dict[Process, dict[int, tuple[Spec, Task]]] = {}
 
-    def __exit__(self, *_: object) -> None:
-        self.stack.close()
+    def examine(self, spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
+        """What the tasks find, in their order; processes begin at once."""
+        if self.starting is None:
+            self.starting = [self.stack.enter_context(started(_serve, None)) for _ in range(self.number)]
+        tickets = list(itertools.islice(self.tickets, len(tasks)))
+        self.waiting.update(zip(tickets, ((spec, task) for task in tasks), strict=True))
+        self.large = {t for t, (spec, task) in self.waiting.items() if relaxation(spec).is_large(task.box)}
+        self._exchange(0.0)
+        return self._results(tickets, stop)
 
-    def examine(self, spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
-        """What the tasks find; nothing as long as the processes are not ready, or when one is lost."""
+    def _results(self, tickets: Sequence[int], stop: Callable[[], bool]) -> Iterator[Examined]:
         try:
-            return self._examined(tasks, stop) if self._is_ready(spec) else []
-        except EOFError:
-            # No task is lost with it: this process examines them all.
-            self.stack.close()
-            self.processes = []
-            return []
+            for ticket in tickets:
+                while ticket not in self.found:
+                    self._work(stop)
+                yield self.found.pop(ticket)
+        finally:
+            # Nobody asks for the rest.
+            for ticket in tickets:
+                self.waiting.pop(ticket, None)
 
-    def _is_ready(self, spec: Spec) -> bool:
-        if self.spec != spec:
-            self.stack.close()
-            self.spec = spec
-            self.processes = [self.stack.enter_context(started(_serve, spec)) for _ in range(self.number)]
-            self.starting = set(self.processes)
-        for process in [process for process in self.starting if process.poll(0)]:
-            process.receive()
+    def _work(self, stop: Callable[[], bool]) -> None:
+        """Examine one box here, or else wait for the processes."""
+        self._exchange(0.0 if self.waiting else _POLL)
+        if stop():
+            for process in self.held:
+                process.ask()
+        if self.waiting:
+            ticket = min(self.waiting)
+            spec, task = self.waiting.pop(ticket)
+            self.found[ticket] = examine(relaxation(spec), task, shared=self.shared, stop=stop)
+
+    def _exchange(self, seconds: float) -> None:
+        """Take what processes have found, within ``seconds``, and hand out what waits."""
+        starting = self.starting or []
+        for process in ready([*starting, *self.held], seconds):
+            try:
+                ticket, found = process.receive()
+                if process in starting:
+                    starting.remove(process)
+                    self.held[process] = {}
+                elif self.held[process].pop(ticket, None):
+                    self.found[ticket] = found
+            except EOFError:
+                self._lost(process)
+        small = sorted(self.waiting.keys() - self.large, reverse=True)
+        most = min(max(_HELD, len(small) // (2 * self.number)), _MOST)
+        for process in [process for _ in range(most) for process in self.held]:
+            if small and process in self.held and len(self.held[process]) < most:
+                ticket = small.pop()
+                self.held[process][ticket] = self.waiting.pop(ticket)
+                try:
+                    process.send((ticket, *self.held[process][ticket]))
+                except EOFError:
+                    self._lost(process)
+
+    def _lost(self, process: Process) -> None:
+        """No task is lost with a process."""
+        if self.starting and process in self.starting:
             self.starting.remove(process)
-        return bool(self.processes) and not self.starting
-
-    def _examined(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
-        found: dict[int, Examined] = {}
-        left = iter(range(len(tasks)))
-        busy: dict[Process, int] = {}
-        free = list(self.processes)
-        while len(found) < len(tasks):
-            for process, place in zip(free, left, strict=False):
-                process.send(tasks[place])
-                busy[process] = place
-            free = ready(list(busy), _POLL)
-            for process in free:
-                found[busy.pop(process)] = process.receive()
-            if stop():
-                for process in self.processes:
-                    process.ask()
-        return [found[place] for place in range(len(tasks))]
+        self.waiting.update(self.held.pop(process, {}))
 
 
-def _serve(spec: Spec, parent: Parent) -> None:
+def _serve(_: None, parent: Parent) -> None:
     """A process of a crew: it says when it is ready, and what it finds in every box that it is sent."""
-    known = Relaxation(spec)
-    known.widest  # noqa: B018 (once, for all boxes)
-    parent.send("ready")
+    parent.send((-1, None))
     while True:
-        parent.send(examine(known, parent.receive(), stop=parent.asked))
+        ticket, spec, task = parent.receive()
+        parent.send((ticket, examine(relaxation(spec), task, stop=parent.asked)))
 
 
 @contextmanager
@@ -156,10 +175,12 @@ def cluster(address: str) -> Iterator[Workers]:
             "must be an address such as tcp://127.0.0.1:8786"
         ) from None
 
-    def examine_all(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[Examined]:
-        futures: Any = client.map(functools.partial(_examined, spec), tasks, pure=False)
+    def examine_all(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
+        return gathered(client.map(functools.partial(_examined, spec), tasks, pure=False))
+
+    def gathered(futures: Any) -> Iterator[Examined]:
         try:
-            return list(client.gather(futures))
+            yield from client.gather(futures)
         except KilledWorker:
             raise MadIpError(f"--cluster {address}: several workers died over the same box") from None
         except CancelledError:
