@@ -542,7 +542,7 @@ def test_what_is_trimmed_cannot_pass(spec: Spec, seed: int, share: float, thin: 
     with pytest.MonkeyPatch.context() as patch:
         if thin:
             # Parts of the grid come first, as on fine grids.
-            patch.setattr("mad_ip.lagrangian.tree._LARGE", 0)
+            patch.setattr("mad_ip.lagrangian.program._LARGE", 0)
             patch.setattr("mad_ip.lagrangian.tree._THIN", 2)
         found = examine(relaxation, Task(box, None, None, (), target))
     feasible = [x for x in inside if oracle.fits(spec.budget, x.best)]

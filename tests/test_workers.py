@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +148,46 @@ def test_threads_share_the_loops_of_a_single_box(middle: Spec, expected: Any, mo
     assert len(used - {threading.get_ident()}) > 1
 
 
+@pytest.mark.parametrize("moment", ["starting", "busy"])
+def test_a_lost_process_costs_nothing_but_time(spec: Spec, moment: str) -> None:
+    with threads(1) as workers:
+        alone = begun(spec, workers)
+    killed: list[int] = []
+    with threads(2) as workers:
+        crew: Any = workers.__self__  # type: ignore[attr-defined]
+
+        def examine(spec: Spec, tasks: Any, stop: Any) -> Any:
+            results = workers(spec, tasks, stop)
+            deadline = time.monotonic() + 60
+            while moment == "busy" and crew.starting and not killed and time.monotonic() < deadline:
+                crew._exchange(0.1)
+            busy = [process for process, held in crew.held.items() if held]
+            for process in [] if killed else crew.starting if moment == "starting" else busy:
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+            return results
+
+        assert begun(spec, examine) == alone
+        assert len(killed) == 1
+        assert crew.held == {}
+        assert crew.starting == []
+
+
+def test_processes_hear_that_they_are_to_stop(spec: Spec) -> None:
+    task = Task(box=whole(spec), above=Bound(math.inf, np.zeros(0), (), None), start=None, known=(), target=-math.inf)
+    with threads(2) as workers:
+        crew: Any = workers.__self__  # type: ignore[attr-defined]
+        list(workers(spec, [], never))
+        deadline = time.monotonic() + 60
+        while not crew.held and time.monotonic() < deadline:
+            crew._exchange(0.1)
+        stopped = list(workers(spec, [task] * 8, lambda: True))
+        # What was begun before it heard of it has cuts.
+        assert [found.cuts for found in stopped][-4:] == [()] * 4
+        assert not crew.waiting
+        assert not any(crew.held.values())
+
+
 def killing(workers: Workers, pids: list[int], killed: list[int]) -> Workers:
     """Kill a process while the second round is under way."""
     rounds = 0
@@ -208,10 +249,10 @@ def test_an_exception_arrives_as_it_is_and_work_goes_on(who: int | str, spec: Sp
     good = Task(box=whole(spec), above=None, start=None, known=(), target=math.inf)
     bad = dataclasses.replace(good, start=Bound(math.inf, np.zeros(0), (), None))
     with threads(1) as here, pytest.raises(Exception, match=r"\w") as own:
-        here(spec, [good, bad], never)
+        list(here(spec, [good, bad], never))
     with working(who, request) as workers:
         with pytest.raises(own.type) as raised:
-            workers(spec, [good, bad], never)
+            list(workers(spec, [good, bad], never))
         assert str(raised.value) == str(own.value)
         (found,) = workers(spec, [good], never)
         assert found.bound is not None
@@ -231,9 +272,9 @@ def test_threads_stop_inside_of_a_box(number: int, middle: Spec, monkeypatch: py
     monkeypatch.setattr(Program, "evaluate", counting)
     tasks = [Task(box=whole(middle), above=None, start=None, known=(), target=-math.inf)] * 3
     with threads(number) as workers:
-        complete = workers(middle, tasks, never)
+        complete = list(workers(middle, tasks, never))
         needed, evaluations = evaluations, 0
-        stopped = workers(middle, tasks, lambda: evaluations >= 5)
+        stopped = list(workers(middle, tasks, lambda: evaluations >= 5))
     assert needed > 40
     assert 5 <= evaluations <= 5 + 2 * len(tasks)
     for all_of, part in zip(complete, stopped, strict=True):

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mad_ip.errors import InputError, MadIpError
-from mad_ip.lagrangian.program import Relaxation, Shared, alone
+from mad_ip.lagrangian.program import Relaxation, Shared
 from mad_ip.lagrangian.tree import Examined, Task, examine
 from mad_ip.processes import Parent, Process, ready, started
 from mad_ip.spec import Spec
