@@ -94,15 +94,14 @@ class _Crew:
         return self._results(tickets, stop)
 
     def _results(self, tickets: Sequence[int], stop: Callable[[], bool]) -> Iterator[Examined]:
-        try:
-            for ticket in tickets:
-                while ticket not in self.found:
-                    self._work(stop)
-                yield self.found.pop(ticket)
-        finally:
-            # Nobody asks for the rest.
-            for ticket in tickets:
-                self.waiting.pop(ticket, None)
+        # What was asked for before these and is not looked at by now is not wanted any more.
+        for ticket in [ticket for ticket in (*self.waiting, *self.found) if ticket < min(tickets, default=0)]:
+            self.waiting.pop(ticket, None)
+            self.found.pop(ticket, None)
+        for ticket in tickets:
+            while ticket not in self.found:
+                self._work(stop)
+            yield self.found.pop(ticket)
 
     def _work(self, stop: Callable[[], bool]) -> None:
         """Examine one box here, or else wait for the processes."""
