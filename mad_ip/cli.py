@@ -6,7 +6,6 @@ import math
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,6 @@ import typer
 from mad_ip.errors import InputError, MadIpError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mad_ip.solve import Report
 
 __all__ = ["app", "main"]
@@ -85,12 +82,14 @@ def solve(
 
     from rich.console import Console
 
+    from mad_ip.reports.progress import given_to, line, progress
+
     given = ""
-    with _interruptible() as interrupted, _progress(Console(stderr=True), quiet, _line) as watch:
+    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
 
         def follow(report: Report) -> None:
             nonlocal given
-            given = _given(report) or given
+            given = given_to(report) or given
             if watch is not None:
                 watch(report)
 
@@ -157,8 +156,9 @@ def verify(
     from mad_ip.design import Design
     from mad_ip.files import read_json, write_atomically
     from mad_ip.kinds import require_cnn
+    from mad_ip.reports.progress import progress
+    from mad_ip.reports.verification import Model, line, sentences
     from mad_ip.spec import Spec
-    from mad_ip.verification.report import Model, line, sentences
     from mad_ip.verification.verdict import verify as run
 
     _require_limits(time_limit, gap)
@@ -177,7 +177,7 @@ def verify(
     boxes = None if certificate is None else read_json(certificate)
     if certificate is not None and not isinstance(boxes, dict):
         raise InputError(f"{certificate}: must be a JSON object")
-    with _interruptible() as interrupted, _progress(Console(stderr=True), quiet, line) as watch:
+    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
         verdict = run(
             problem,
             design,
@@ -416,47 +416,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield wished.is_set
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-@contextmanager
-def _progress(console: Console, quiet: bool, line: Callable[[Any], str]) -> Iterator[Callable[[Any], None] | None]:
-    """Show reports, each as one ``line``: one live line on a terminal, a line now and then elsewhere."""
-    if quiet:
-        yield None
-        return
-    if console.is_terminal:
-        from rich.live import Live
-
-        with Live(console=console, refresh_per_second=8, transient=True) as live:
-            yield lambda report: live.update(line(report))
-        return
-    phase, shown = "", 0.0
-
-    def watch(report: Any) -> None:
-        nonlocal phase, shown
-        if report.phase != phase or time.perf_counter() - shown > 5:
-            phase, shown = report.phase, time.perf_counter()
-            console.print(line(report), highlight=False, soft_wrap=True)
-
-    yield watch
-
-
-def _line(report: Report) -> str:
-    def number(value: float, form: str) -> str:
-        return format(value, form) if math.isfinite(value) else "-"
-
-    return (
-        f"{report.seconds:7.1f} s  {report.phase:<16}  incumbent {number(report.score, ',.3f')}  "
-        f"bound {number(report.bound, ',.3f')}  gap {number(report.gap, '.4%')}"
-    )
-
-
-def _given(report: Report) -> str:
-    """What a solver of matrices was given, if anything."""
-    model = report.model
-    if model is None:
-        return ""
-    return (
-        f"given to {report.phase}: {model.surviving:,} of {model.options:,} options, in {model.rows:,} rows and "
-        f"{model.columns:,} columns; no other design scores above {model.bound:,.4f}"
-    )

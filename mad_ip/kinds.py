@@ -115,13 +115,13 @@ def _solve_mlp(spec: mlp.MlpSpec, **options: Any) -> tuple[list[mlp.MlpDesign], 
 
 
 def _mlp_table(content: mlp.MlpDesign) -> RenderableType:
-    from mad_ip.mlp.table import design_table
+    from mad_ip.reports.mlp import design_table
 
     return design_table(content)
 
 
 def _mlp_space(spec: mlp.MlpSpec) -> RenderableType:
-    from mad_ip.mlp.table import space_table
+    from mad_ip.reports.mlp import space_table
 
     return space_table(spec)
 

@@ -19,9 +19,9 @@ from typer.main import get_command
 
 from mad_ip.cli import app
 from mad_ip.design import Design
+from mad_ip.reports.verification import Model, table
 from mad_ip.spec import Spec
 from mad_ip.verification import verify
-from mad_ip.verification.report import Model, table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

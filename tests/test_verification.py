@@ -28,12 +28,12 @@ import mad_ip
 from mad_ip import cli
 from mad_ip.design import Design, Verification
 from mad_ip.errors import InputError
+from mad_ip.reports.verification import Model, line, sentences
 from mad_ip.spec import Budget, Spec
 from mad_ip.verification import Exhaustion, Report, architectures, audit, exhaust, exhaustion, prove, verify
 from mad_ip.verification.__main__ import main
 from mad_ip.verification.bound import Bounded
 from mad_ip.verification.parallel import Job, verify_all
-from mad_ip.verification.report import Model, line, sentences
 from tools import bench
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -51,6 +51,7 @@ ALLOWED = {
     "processes",
     "reader",
     "lagrangian",
+    "reports",
     "verification",
     "__version__",
 }

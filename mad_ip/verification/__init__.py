@@ -1,8 +1,8 @@
 """Independent proofs of designs: audit, exhaustion of small spaces, a Lagrangian bound for large ones, and an attack.
 
-Nothing here is shared with the MILP: this package imports only spec, blocks, entropy, cost, design,
-errors, files, processes and lagrangian, never the catalogue, the formulation, the decomposition, a backend, search or
-solve (a test walks the imports).
+Nothing here is shared with the MILP: this package imports only spec, blocks, entropy, cost, design, errors, files,
+processes, lagrangian and the reports on verifications, never the catalogue, the formulation, the decomposition, a
+backend, search or solve (a test walks the imports).
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from rich.console import Console
 
 from mad_ip.design import Design
 from mad_ip.errors import InputError, MadIpError
+from mad_ip.reports.verification import Model, table
 from mad_ip.spec import Spec
 from mad_ip.verification.attack import EVALUATIONS
 from mad_ip.verification.parallel import Job, verify_all
-from mad_ip.verification.report import Model, table
 from mad_ip.verification.verdict import GAP, check_settings
 
 __all__ = ["main"]

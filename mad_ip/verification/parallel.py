@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from mad_ip.design import Design
 from mad_ip.errors import MadIpError
 from mad_ip.processes import Parent, Process, ready, started
+from mad_ip.reports.verification import display
 from mad_ip.spec import Spec
 from mad_ip.verification.exhaustion import architectures
-from mad_ip.verification.report import STYLES, line
 from mad_ip.verification.verdict import Report, Verdict, verify
 
 __all__ = ["Job", "verify_all"]
@@ -48,7 +45,7 @@ def verify_all(jobs: Sequence[Job], settings: Mapping[str, Any], processes: int,
     waiting = sorted(range(len(jobs)), key=lambda number: jobs[number].effort)
     running: dict[Process, int] = {}
     verdicts: dict[int, Verdict] = {}
-    with _display(jobs, console) as show, ExitStack() as stack:
+    with display([job.name for job in jobs], console) as show, ExitStack() as stack:
         while waiting or running:
             while waiting and len(running) < processes:
                 number = waiting.pop()
@@ -82,34 +79,3 @@ def _verify(task: tuple[Job, Mapping[str, Any]], parent: Parent) -> None:
 
 def _failed(reason: str) -> Verdict:
     return Verdict("failed", (), None, None, None, None, None, 0.0, (reason,))
-
-
-@contextmanager
-def _display(jobs: Sequence[Job], console: Console) -> Iterator[Any]:
-    """Show reports and verdicts by the number of the job: a live table on a terminal, verdicts alone elsewhere."""
-    if not console.is_terminal:
-
-        def tell(number: int, message: Report | Verdict) -> None:
-            if isinstance(message, Verdict):
-                console.print(f"{jobs[number].name}: {message.verdict}, {message.seconds:.1f} s", markup=False)
-
-        yield tell
-        return
-    rows = [Text("waiting", style="dim") for _ in jobs]
-
-    def grid() -> Table:
-        table = Table.grid(padding=(0, 2))
-        for job, row in zip(jobs, rows, strict=True):
-            table.add_row(Text(job.name), row)
-        return table
-
-    with Live(grid(), console=console, refresh_per_second=8, transient=True) as live:
-
-        def show(number: int, message: Report | Verdict) -> None:
-            if isinstance(message, Verdict):
-                rows[number] = Text(f"{message.verdict}, {message.seconds:.1f} s", style=STYLES[message.verdict])
-            else:
-                rows[number] = Text(line(message))
-            live.update(grid())
-
-        yield show

@@ -1,21 +1,26 @@
-"""What a verification says to people: a line while it runs, sentences about one verdict, a table of many."""
+"""What a verification says to people: lines while it runs, sentences about one verdict, a table of many."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from rich import box
+from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mad_ip.design import Design
 from mad_ip.spec import Spec
 from mad_ip.verification.exhaustion import LIMIT, architectures
 from mad_ip.verification.verdict import Report, Verdict
 
-__all__ = ["STYLES", "Model", "line", "sentences", "table"]
+__all__ = ["STYLES", "Model", "display", "line", "sentences", "table"]
 
 STYLES = {"proven": "green", "audited": "yellow", "open": "yellow", "stopped": "yellow", "failed": "bold red"}
 
@@ -99,3 +104,34 @@ def table(models: Sequence[Model]) -> Table:
             f"{verdict.seconds:.1f}",
         )
     return grid
+
+
+@contextmanager
+def display(names: Sequence[str], console: Console) -> Iterator[Any]:
+    """Show reports and verdicts by the number of the name: a live table on a terminal, verdicts alone elsewhere."""
+    if not console.is_terminal:
+
+        def tell(number: int, message: Report | Verdict) -> None:
+            if isinstance(message, Verdict):
+                console.print(f"{names[number]}: {message.verdict}, {message.seconds:.1f} s", markup=False)
+
+        yield tell
+        return
+    rows = [Text("waiting", style="dim") for _ in names]
+
+    def grid() -> Table:
+        table = Table.grid(padding=(0, 2))
+        for name, row in zip(names, rows, strict=True):
+            table.add_row(Text(name), row)
+        return table
+
+    with Live(grid(), console=console, refresh_per_second=8, transient=True) as live:
+
+        def show(number: int, message: Report | Verdict) -> None:
+            if isinstance(message, Verdict):
+                rows[number] = Text(f"{message.verdict}, {message.seconds:.1f} s", style=STYLES[message.verdict])
+            else:
+                rows[number] = Text(line(message))
+            live.update(grid())
+
+        yield show
