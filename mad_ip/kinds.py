@@ -6,6 +6,7 @@ they need when they are called: pyomo for a solve, rich for a table, torch for a
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,6 @@ from mad_ip.spec import Spec
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from mad_ip.networks import Network
 
 __all__ = ["CNN", "KINDS", "MLP", "Kind", "design_kind", "require_cnn", "spec_kind"]
 
@@ -70,6 +69,15 @@ def require_cnn(path: Path | str, allowed: str = "must be that of a CNN") -> Non
         raise InputError(f"{path}: is the design of {kind.noun}; {allowed}")
 
 
+def _later(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module of mad_ip that is imported only when it is called."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(f"mad_ip.{module}"), name)(*arguments, **options)
+
+    return call
+
+
 def _solve_cnn(spec: Spec, *, top: int, **options: Any) -> tuple[list[design.Design], RenderableType]:
     from mad_ip import solve
     from mad_ip.reports import table
@@ -81,61 +89,12 @@ def _solve_cnn(spec: Spec, *, top: int, **options: Any) -> tuple[list[design.Des
     return list(designs), table.ranking_table(designs, spec.budget)
 
 
-def _cnn_table(content: design.Design) -> RenderableType:
-    from mad_ip.reports.table import design_table
-
-    return design_table(content)
-
-
-def _cnn_space(spec: Spec) -> RenderableType:
-    from mad_ip import catalogue
-    from mad_ip.reports.table import space_table
-
-    listable = catalogue.raw_options(spec) <= catalogue.LISTABLE
-    return space_table(spec, catalogue.build(spec) if listable else None)
-
-
-def _cnn_network(content: design.Design) -> Network:
-    from mad_ip.networks import Network
-
-    return Network(content)
-
-
-def _verify_cnn(network: Network, _: design.Design) -> None:
-    from mad_ip.networks import verify_cost
-
-    verify_cost(network)
-
-
 def _solve_mlp(spec: mlp.MlpSpec, **options: Any) -> tuple[list[mlp.MlpDesign], RenderableType]:
-    from mad_ip.mlp import optimum, table
-
-    best = optimum.solve(spec, **options)
-    return [best], table.design_table(best, spec.budget)
-
-
-def _mlp_table(content: mlp.MlpDesign) -> RenderableType:
+    from mad_ip.mlp import optimum
     from mad_ip.reports.mlp import design_table
 
-    return design_table(content)
-
-
-def _mlp_space(spec: mlp.MlpSpec) -> RenderableType:
-    from mad_ip.reports.mlp import space_table
-
-    return space_table(spec)
-
-
-def _mlp_network(content: mlp.MlpDesign) -> Any:
-    from mad_ip.networks.mlp import build
-
-    return build(content)
-
-
-def _verify_mlp(network: Any, content: mlp.MlpDesign) -> None:
-    from mad_ip.networks.mlp import verify_cost
-
-    verify_cost(network, content)
+    best = optimum.solve(spec, **options)
+    return [best], design_table(best, spec.budget)
 
 
 CNN = Kind(
@@ -146,10 +105,10 @@ CNN = Kind(
     load_spec=Spec.load,
     load_design=design.Design.load,
     solve=_solve_cnn,
-    design_table=_cnn_table,
-    space_table=_cnn_space,
-    network=_cnn_network,
-    verify_cost=_verify_cnn,
+    design_table=_later("reports.table", "design_table"),
+    space_table=_later("reports.table", "space_table"),
+    network=_later("networks", "Network"),
+    verify_cost=_later("networks", "verify_cost"),
 )
 """Convolutional networks, of images and of clips."""
 
@@ -161,10 +120,10 @@ MLP = Kind(
     load_spec=mlp.MlpSpec.load,
     load_design=mlp.MlpDesign.load,
     solve=_solve_mlp,
-    design_table=_mlp_table,
-    space_table=_mlp_space,
-    network=_mlp_network,
-    verify_cost=_verify_mlp,
+    design_table=_later("reports.mlp", "design_table"),
+    space_table=_later("reports.mlp", "space_table"),
+    network=_later("networks.mlp", "build"),
+    verify_cost=_later("networks", "verify_cost"),
 )
 """Multilayer perceptrons (docs/mlp.md)."""
 

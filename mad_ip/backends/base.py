@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
+from mad_ip import __version__
 from mad_ip.errors import InputError
+from mad_ip.reader import Reader
 from mad_ip.spec import Path, Spec
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Solver",
     "Watch",
     "compile_model",
+    "finite_or_infinity",
     "proven",
     "unknown_option",
 ]
@@ -136,7 +139,31 @@ class Backend(ABC):
 
 
 class Solver(Backend):
-    """A solver of compiled models."""
+    """A solver of compiled models, ``title`` in a message; the values of its options must be ``allowed``."""
+
+    title: str
+    allowed: str = "one that its parameter allows"
+
+    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
+        self.options, self.source = dict(options), source
+
+    def apply_options(
+        self, names: Collection[str], put: Callable[[str, Any], object], *refusals: type[Exception]
+    ) -> None:
+        """Set the options of the profile, all of these ``names``, by ``put``.
+
+        Raises :class:`InputError` for another option, and where ``put`` raises an error of a bad value or one of
+        ``refusals``.
+        """
+        refused: tuple[type[Exception], ...] = (TypeError, ValueError, OverflowError, *refusals)
+        for key, value in self.options.items():
+            where = f"{self.source}: options.{key} = {value!r}"
+            if key not in names:
+                raise unknown_option(where, self.title, key, names)
+            try:
+                put(key, value)
+            except refused:
+                raise InputError(f"{where}: {self.title} refuses the value; must be {self.allowed}") from None
 
     @abstractmethod
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
@@ -146,6 +173,14 @@ class Solver(Backend):
 class Search(Backend):
     """A method that finds designs of a spec by itself."""
 
+    version = __version__
+
+    def option(self, options: Mapping[str, Any], source: str, key: str) -> Reader:
+        """The reader of the only option that there is; raise :class:`InputError` for another one."""
+        for other in options.keys() - {key}:
+            raise unknown_option(f"{source}: options.{other} = {options[other]!r}", self.name, other, [key])
+        return Reader(source, options, None, prefix="options.")
+
     @abstractmethod
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
         """Search within the limits, until ``watch``, called now and then, is true; ``optimal`` only when proven."""
@@ -154,6 +189,11 @@ class Search(Backend):
 def proven(objective: float, bound: float, gap: float) -> bool:
     """Whether a bound is within a relative ``gap`` of an objective, up to a solver's tolerance of 1e-6."""
     return bound - objective <= max(gap, 1e-6) * max(1.0, abs(objective))
+
+
+def finite_or_infinity(bound: float, infinity: float) -> float:
+    """An upper bound, infinite where a solver says its own ``infinity`` or minus that."""
+    return float(bound) if abs(bound) < infinity else math.inf
 
 
 def unknown_option(where: str, solver: str, key: str, names: Iterable[str]) -> InputError:

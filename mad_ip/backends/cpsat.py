@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from ortools import __version__
 from ortools.sat.python import cp_model
 
-from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, proven, unknown_option
+from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, proven
 from mad_ip.backends.integers import IntegerProblem, to_integers
 from mad_ip.errors import InputError, InternalError
 
@@ -24,11 +24,9 @@ class CpSat(Solver):
     """The CP-SAT solver of OR-Tools (Apache-2.0 licence)."""
 
     name = "cpsat"
-
-    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.options = dict(options)
-        self.source = source
-        self.version = str(__version__)
+    title = "CP-SAT"
+    allowed = "of its parameter's type"
+    version = str(__version__)
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
         """Solve; see :class:`mad_ip.backends.base.Solver`.
@@ -43,24 +41,15 @@ class CpSat(Solver):
         parameters.catch_sigint_signal = False
         if math.isfinite(limits.seconds):
             parameters.max_time_in_seconds = max(0.0, limits.seconds)
-        self._apply_options(parameters)
+        names = [name for name in dir(parameters) if name.islower() and not name.startswith("_")]
+        names = [name for name in names if not callable(getattr(parameters, name))]
+        self.apply_options(names, functools.partial(setattr, parameters))
         integers = to_integers(problem)
         model, columns = _model(integers, problem)
         follower = _Follower(solver, integers, columns, watch)
         solver.best_bound_callback = follower.follow_bound
         status = solver.solve(model, follower)
         return self._outcome(solver, status, integers, follower, limits)
-
-    def _apply_options(self, parameters: Any) -> None:
-        names = [name for name in dir(parameters) if name.islower() and not callable(getattr(parameters, name))]
-        for key, value in self.options.items():
-            where = f"{self.source}: options.{key} = {value!r}"
-            if key.startswith("_") or key not in names:
-                raise unknown_option(where, "CP-SAT", key, [name for name in names if not name.startswith("_")])
-            try:
-                setattr(parameters, key, value)
-            except (TypeError, ValueError, OverflowError):
-                raise InputError(f"{where}: CP-SAT refuses the value; must be of its parameter's type") from None
 
     def _outcome(
         self, solver: Any, status: Any, integers: IntegerProblem, follower: _Follower, limits: Limits

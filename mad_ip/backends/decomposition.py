@@ -6,10 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mad_ip import __version__
-from mad_ip.backends.base import Findings, Limits, Search, proven, unknown_option
+from mad_ip.backends.base import Findings, Limits, Search, proven
 from mad_ip.decomposition import Found, optimise
-from mad_ip.errors import InputError
 from mad_ip.lagrangian.workers import cluster, threads
 from mad_ip.spec import Spec
 
@@ -22,15 +20,10 @@ class Decomposition(Search):
     name = "decomposition"
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.cluster: str | None = None
-        for key, value in options.items():
-            where = f"{source}: options.{key} = {value!r}"
-            if key != "cluster":
-                raise unknown_option(where, "decomposition", key, ["cluster"])
-            if not isinstance(value, str):
-                raise InputError(f"{where}: must be the address of a Dask scheduler, such as 'tcp://127.0.0.1:8786'")
-            self.cluster = value
-        self.version = __version__
+        reader = self.option(options, source, "cluster")
+        self.cluster: str | None = reader.values.get("cluster")
+        if not isinstance(self.cluster, str | None):
+            raise reader.fail("cluster", "the address of a Dask scheduler, such as 'tcp://127.0.0.1:8786'")
 
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
         """Solve; see :class:`mad_ip.backends.base.Search`. Gives the ``limits.top`` best paths."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mad_ip import __version__, catalogue, entropy, paths
-from mad_ip.backends.base import Findings, Floats, Limits, Search, unknown_option
+from mad_ip import catalogue, entropy, paths
+from mad_ip.backends.base import Findings, Floats, Limits, Search
 from mad_ip.catalogue import Catalogue, Integers, Options
 from mad_ip.errors import InputError
 from mad_ip.spec import Path, Spec
@@ -33,15 +33,8 @@ class Enumeration(Search):
     name = "enumerate"
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.source, self.paths = source, 10**9
-        for key, value in options.items():
-            where = f"{source}: options.{key} = {value!r}"
-            if key != "paths":
-                raise unknown_option(where, "enumerate", key, ["paths"])
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{where}: must be an integer of at least 1")
-            self.paths = value
-        self.version = __version__
+        self.source = source
+        self.paths = self.option(options, source, "paths").integer("paths", default=10**9)
 
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
         """Enumerate; see :class:`mad_ip.backends.base.Search`.

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mad_ip import __version__
-from mad_ip.backends.base import Findings, Limits, Search, unknown_option
-from mad_ip.errors import InputError
+from mad_ip.backends.base import Findings, Limits, Search
 from mad_ip.search import POPULATION, Floats, Integers, Population, evolve
 from mad_ip.spec import Path, Spec
 
@@ -35,15 +33,7 @@ class Evolution(Search):
     proves = False
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.generations: int | None = None
-        for key, value in options.items():
-            where = f"{source}: options.{key} = {value!r}"
-            if key != "generations":
-                raise unknown_option(where, "evolution", key, ["generations"])
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{where}: must be an integer of at least 1")
-            self.generations = value
-        self.version = __version__
+        self.generations = self.option(options, source, "generations").integer("generations", default=0)
 
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
         """Evolve until the time limit or the last generation; see :class:`mad_ip.backends.base.Search`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,11 +37,8 @@ class Glpk(Solver):
     """The GNU Linear Programming Kit (GPL-3.0 licence)."""
 
     name = "glpk"
-
-    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.options = dict(options)
-        self.source = source
-        self.version = str(glpk.glp_version())
+    title = "GLPK"
+    version = str(glpk.glp_version())
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
         """Solve; see :class:`mad_ip.backends.base.Solver`. ``watch`` is never called.
@@ -79,7 +75,7 @@ class Glpk(Solver):
         for key, value in self.options.items():
             where = f"{self.source}: options.{key} = {value!r}"
             if key not in _ALLOWED:
-                raise unknown_option(where, "GLPK", key, _ALLOWED)
+                raise unknown_option(where, self.title, key, _ALLOWED)
             low, high = _ALLOWED[key]
             if not finite(value) or not low <= value <= high or (isinstance(low, int) and not isinstance(value, int)):
                 kind = "an integer" if isinstance(low, int) else "a number"

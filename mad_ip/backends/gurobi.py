@@ -6,14 +6,13 @@ The licence that pip installs with Gurobi is limited to models of 2,000 variable
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import gurobipy
 import numpy as np
 from gurobipy import GRB
 
-from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, proven, unknown_option
+from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, finite_or_infinity, proven
 from mad_ip.errors import InputError, InternalError
 
 __all__ = ["Gurobi"]
@@ -35,11 +34,8 @@ class Gurobi(Solver):
     """The Gurobi optimizer (commercial licence)."""
 
     name = "gurobi"
-
-    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.options = dict(options)
-        self.source = source
-        self.version = ".".join(map(str, gurobipy.gurobi.version()))
+    title = "Gurobi"
+    version = ".".join(map(str, gurobipy.gurobi.version()))
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
         """Solve; see :class:`mad_ip.backends.base.Solver`.
@@ -67,7 +63,8 @@ class Gurobi(Solver):
             model.setParam(key, value)
         if math.isfinite(limits.seconds):
             model.setParam("TimeLimit", max(0.0, limits.seconds))
-        self._apply_options(model)
+        names = [name for name in dir(GRB.Param) if not name.startswith("_")]
+        self.apply_options(names, model.setParam, gurobipy.GurobiError)
         point = _add(model, problem)
         if problem.start is not None:
             point.Start = problem.start
@@ -75,30 +72,18 @@ class Gurobi(Solver):
 
         def report(model: Any, where: int) -> None:
             if where == GRB.Callback.MIP:
-                bound = _bound(model.cbGet(GRB.Callback.MIP_OBJBND))
-                progress = Progress(bound, int(model.cbGet(GRB.Callback.MIP_NODCNT)))
+                bound, nodes, values = GRB.Callback.MIP_OBJBND, GRB.Callback.MIP_NODCNT, None
             elif where == GRB.Callback.MIPSOL:
-                bound = _bound(model.cbGet(GRB.Callback.MIPSOL_OBJBND))
+                bound, nodes = GRB.Callback.MIPSOL_OBJBND, GRB.Callback.MIPSOL_NODCNT
                 values = np.array(model.cbGetSolution(columns))
-                progress = Progress(bound, int(model.cbGet(GRB.Callback.MIPSOL_NODCNT)), values)
             else:
                 return
-            if watch(progress):
+            known = finite_or_infinity(model.cbGet(bound), GRB.INFINITY)
+            if watch(Progress(known, int(model.cbGet(nodes)), values)):
                 model.terminate()
 
         model.optimize(report)
         return _outcome(model, point, problem, limits)
-
-    def _apply_options(self, model: Any) -> None:
-        names = [name for name in dir(GRB.Param) if not name.startswith("_")]
-        for key, value in self.options.items():
-            where = f"{self.source}: options.{key} = {value!r}"
-            if key not in names:
-                raise unknown_option(where, "Gurobi", key, names)
-            try:
-                model.setParam(key, value)
-            except (gurobipy.GurobiError, TypeError, ValueError, OverflowError):
-                raise InputError(f"{where}: Gurobi refuses the value; must be one that its parameter allows") from None
 
 
 def _add(model: Any, problem: Problem) -> Any:
@@ -122,16 +107,12 @@ def _add(model: Any, problem: Problem) -> Any:
     return point
 
 
-def _bound(value: float) -> float:
-    return float(value) if abs(value) < GRB.INFINITY else math.inf
-
-
 def _outcome(model: Any, point: Any, problem: Problem, limits: Limits) -> Outcome:
     status, nodes = model.Status, int(model.NodeCount)
     if status == GRB.INFEASIBLE:
         return Outcome("infeasible", -math.inf, None, nodes)
     values = np.array(point.X) if model.SolCount else None
-    bound = _bound(model.ObjBound)
+    bound = finite_or_infinity(model.ObjBound, GRB.INFINITY)
     if status == GRB.OPTIMAL and values is not None:
         certain = proven(problem.objective(values), bound, limits.gap)
         return Outcome("optimal" if certain else "stopped", bound, values, nodes)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import highspy
 import numpy as np
 
-from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, unknown_option
-from mad_ip.errors import InputError, InternalError
+from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, finite_or_infinity
+from mad_ip.errors import InternalError
 
 __all__ = ["Highs"]
 
@@ -31,11 +30,9 @@ class Highs(Solver):
     """The HiGHS branch-and-cut solver (MIT licence)."""
 
     name = "highs"
-
-    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.options = dict(options)
-        self.source = source
-        self.version = importlib.metadata.version("highspy")
+    title = "HiGHS"
+    allowed = "one that its option list allows"
+    version = importlib.metadata.version("highspy")
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
         """Solve; see :class:`mad_ip.backends.base.Solver`.
@@ -55,7 +52,12 @@ class Highs(Solver):
         }
         for key, value in settings.items():
             _require(solver.setOptionValue(key, value), f"option {key} = {value}")
-        self._apply_options(solver)
+
+        def put(key: str, value: Any) -> None:
+            if solver.setOptionValue(key, value) != _OK:
+                raise ValueError(key)
+
+        self.apply_options([name for name in dir(solver.getOptions()) if not name.startswith("_")], put)
         _require(solver.passModel(_highs_model(problem)), "the model")
         if problem.start is not None:
             solution = highspy.HighsSolution()
@@ -66,8 +68,8 @@ class Highs(Solver):
             data = event.data_out
             improving = event.callback_type == highspy.cb.HighsCallbackType.kCallbackMipImprovingSolution
             values = np.array(data.mip_solution) if improving else None
-            stop = watch(Progress(_finite(data.mip_dual_bound, math.inf), int(data.mip_node_count), values))
-            if stop and not improving:
+            bound = finite_or_infinity(data.mip_dual_bound, highspy.kHighsInf)
+            if watch(Progress(bound, int(data.mip_node_count), values)) and not improving:
                 event.interrupt()
 
         solver.cbMipInterrupt += report
@@ -76,14 +78,6 @@ class Highs(Solver):
         if status == highspy.HighsStatus.kError:
             raise InternalError(f"HiGHS ended with an error ({solver.modelStatusToString(solver.getModelStatus())})")
         return _outcome(solver)
-
-    def _apply_options(self, solver: Any) -> None:
-        for key, value in self.options.items():
-            where = f"{self.source}: options.{key} = {value!r}"
-            if solver.getOptionType(key)[0] != _OK:
-                raise unknown_option(where, "HiGHS", key, _option_names(solver))
-            if solver.setOptionValue(key, value) != _OK:
-                raise InputError(f"{where}: HiGHS refuses the value; must be one that its option list allows")
 
 
 def _outcome(solver: Any) -> Outcome:
@@ -94,7 +88,7 @@ def _outcome(solver: Any) -> Outcome:
         return Outcome("infeasible", -math.inf, None, nodes)
     feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     values = np.array(solver.getSolution().col_value) if feasible else None
-    bound = _finite(info.mip_dual_bound, math.inf)
+    bound = finite_or_infinity(info.mip_dual_bound, highspy.kHighsInf)
     if status == _ModelStatus.kOptimal and values is not None:
         return Outcome("optimal", bound, values, nodes)
     if status in _STOPPED:
@@ -122,11 +116,3 @@ def _highs_model(problem: Problem) -> Any:
 def _require(status: Any, what: str) -> None:
     if status != _OK:
         raise InternalError(f"HiGHS refuses {what} ({status})")
-
-
-def _finite(value: float, otherwise: float) -> float:
-    return float(value) if abs(value) < highspy.kHighsInf else otherwise
-
-
-def _option_names(solver: Any) -> list[str]:
-    return [name for name in dir(solver.getOptions()) if not name.startswith("_")]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyscipopt
 
-from mad_ip.backends.base import Floats, Limits, Outcome, Problem, Progress, Solver, Watch, proven, unknown_option
-from mad_ip.errors import InputError, InternalError
+from mad_ip.backends.base import Floats, Limits, Outcome, Problem, Progress, Solver, Watch, finite_or_infinity, proven
+from mad_ip.errors import InternalError
 
 __all__ = ["Scip"]
 
@@ -27,10 +27,10 @@ class Scip(Solver):
     """The SCIP branch-and-cut solver (Apache-2.0 licence)."""
 
     name = "scip"
+    title = "SCIP"
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.options = dict(options)
-        self.source = source
+        super().__init__(options, source)
         scip = pyscipopt.Model()
         self.version = f"{scip.getMajorVersion()}.{scip.getMinorVersion()}.{scip.getTechVersion()}"
 
@@ -48,7 +48,10 @@ class Scip(Solver):
                 "misc/catchctrlc": False,
             }
         )
-        self._apply_options(scip)
+        # SCIP explains itself on the error stream, in several lines; they go through Python from now on.
+        scip.redirectOutput()
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.apply_options(scip.getParams(), scip.setParam, AttributeError)
         scip.hideOutput()
         columns = _add(scip, problem)
         if problem.start is not None:
@@ -59,20 +62,6 @@ class Scip(Solver):
         scip.includeEventhdlr(_Reporter(columns, watch), "report", "reports the incumbent and the bound")
         scip.optimize()
         return _outcome(scip, columns, problem, limits)
-
-    def _apply_options(self, scip: Any) -> None:
-        known = scip.getParams()
-        # SCIP explains itself on the error stream, in several lines; they go through Python from now on.
-        scip.redirectOutput()
-        for key, value in self.options.items():
-            where = f"{self.source}: options.{key} = {value!r}"
-            if key not in known:
-                raise unknown_option(where, "SCIP", key, known)
-            try:
-                with contextlib.redirect_stderr(io.StringIO()):
-                    scip.setParam(key, value)
-            except (ValueError, TypeError, OverflowError, AttributeError):
-                raise InputError(f"{where}: SCIP refuses the value; must be one that its parameter allows") from None
 
 
 class _Reporter(pyscipopt.Eventhdlr):  # type: ignore[misc]
@@ -93,7 +82,7 @@ class _Reporter(pyscipopt.Eventhdlr):  # type: ignore[misc]
         scip = self.model
         improving = event.getType() == pyscipopt.SCIP_EVENTTYPE.BESTSOLFOUND
         values = _values(scip, self.columns) if improving else None
-        if self.watch(Progress(_bound(scip), int(scip.getNTotalNodes()), values)):
+        if self.watch(Progress(finite_or_infinity(scip.getDualbound(), _INFINITY), int(scip.getNTotalNodes()), values)):
             scip.interruptSolve()
 
 
@@ -124,11 +113,6 @@ def _side(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _bound(scip: Any) -> float:
-    bound = float(scip.getDualbound())
-    return bound if abs(bound) < _INFINITY else math.inf
-
-
 def _values(scip: Any, columns: list[Any]) -> Floats:
     best = scip.getBestSol()
     return np.array([scip.getSolVal(best, column) for column in columns])
@@ -139,7 +123,7 @@ def _outcome(scip: Any, columns: list[Any], problem: Problem, limits: Limits) ->
     if status == "infeasible":
         return Outcome("infeasible", -math.inf, None, nodes)
     values = _values(scip, columns) if scip.getNSols() else None
-    bound = _bound(scip)
+    bound = finite_or_infinity(scip.getDualbound(), _INFINITY)
     if status in ("optimal", "gaplimit"):
         if values is None:
             raise InternalError(f"SCIP ended with the status {status} but without a solution")

@@ -77,6 +77,11 @@ class MlpDesign:
         design = cls(spec.name, spec.sha256, ends.features, widths, ends.classes, unmeasured)
         return dataclasses.replace(design, metrics=design.measure())
 
+    @property
+    def input_shape(self) -> tuple[int]:
+        """(features,) of a sample."""
+        return (self.features,)
+
     def layers(self) -> tuple[Layer, ...]:
         """The linear layers in forward order."""
         return tuple(itertools.starmap(linear, itertools.pairwise((self.features, *self.widths, self.classes))))

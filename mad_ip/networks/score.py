@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mad_ip.blocks import Layer
 from mad_ip.errors import InputError
+from mad_ip.networks.measure import evaluating
 from mad_ip.scoring import Score, of_path
 
 __all__ = ["load", "score"]
@@ -163,7 +164,6 @@ def score(
     """
     if image_channels is None:
         image_channels, _ = _input_size(module)
-    modes = [(part, part.training) for part in module.modules()]
     counter = FlopCounterMode(display=False)
     try:
         weights: dict[str, Tensor] = {
@@ -171,19 +171,15 @@ def score(
         }
         dtype = next((parameter.dtype for parameter in module.parameters()), None)
         image = torch.empty(1, image_channels, resolution, resolution, device="meta", dtype=dtype)
-        module.eval()
-        with torch.no_grad(), counter:
-            functional_call(module, weights, (image,))
-        with torch.no_grad():
+        with evaluating(module), torch.no_grad():
+            with counter:
+                functional_call(module, weights, (image,))
             graph = make_fx(lambda weights, image: functional_call(module, weights, (image,)))(weights, image).graph
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{name}: cannot be traced at {resolution} pixels ({type(error).__name__}: {reason})"
         ) from error
-    finally:
-        for part, training in modes:
-            part.training = training
     for operation in counter.get_flop_counts()["Global"]:
         if str(operation) not in _COSTS:
             raise InputError(f"{name}: spends MACs in {operation}, which is neither a convolution nor a linear layer")
