@@ -66,11 +66,12 @@ def solve(
 
     Exit codes: 0 proven optimal, 3 feasible but not proven, 4 infeasible, 2 bad input, 1 internal error.
     """
+    from mad_ip.files import require_folder
     from mad_ip.kinds import spec_kind
 
     _require_limits(time_limit, gap)
-    if out is not None and not out.absolute().parent.is_dir():
-        raise InputError(f"--out = {out}: its folder does not exist; an existing folder is needed")
+    if out is not None:
+        require_folder("--out", out)
     kind = spec_kind(spec)
     if not kind.profiles:
         for option, value in (("--solver", solver), ("--cluster", cluster), ("--top", top if top > 1 else None)):
@@ -82,7 +83,8 @@ def solve(
 
     from rich.console import Console
 
-    from mad_ip.reports.progress import given_to, line, progress
+    from mad_ip.reports.progress import given_to, line
+    from mad_ip.reports.terminal import progress
 
     given = ""
     with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
@@ -154,9 +156,9 @@ def verify(
     from rich.markup import escape
 
     from mad_ip.design import Design
-    from mad_ip.files import read_json, write_atomically
+    from mad_ip.files import read_json, require_folder, write_atomically
     from mad_ip.kinds import require_cnn
-    from mad_ip.reports.progress import progress
+    from mad_ip.reports.terminal import progress
     from mad_ip.reports.verification import Model, line, sentences
     from mad_ip.spec import Spec
     from mad_ip.verification.verdict import verify as run
@@ -167,10 +169,8 @@ def verify(
             raise InputError(f"{name}: a certificate is the bound's; --method = {method} must be auto or bound")
     if certificate is not None and write_certificate is not None:
         raise InputError("--certificate replays a certificate and --write-certificate writes one; name one of them")
-    if write_certificate is not None and not write_certificate.absolute().parent.is_dir():
-        raise InputError(
-            f"--write-certificate = {write_certificate}: its folder does not exist; an existing folder is needed"
-        )
+    if write_certificate is not None:
+        require_folder("--write-certificate", write_certificate)
     require_cnn(path)
     design = Design.read(path)
     problem = Spec.load(path.parent / "spec.toml" if spec is None else spec)
@@ -294,11 +294,10 @@ def score(
     from mad_ip.kinds import require_cnn
     from mad_ip.reports.scores import optimum_text, score_table
     from mad_ip.scoring import against, default_spec, of_design
-    from mad_ip.spec import CONVENTIONS, Spec
+    from mad_ip.spec import Spec
 
     _require_limits(time_limit, gap)
-    if convention is not None and convention not in CONVENTIONS:
-        raise InputError(f"--convention = {convention}: must be one of {', '.join(CONVENTIONS)}")
+    _require_convention(convention)
     given = None if reference in (None, "default") else Spec.load(str(reference))
     contents = []
     proven = True
@@ -345,10 +344,8 @@ def read(
     """Read a structure of the reference toolbox as a design.json; mad-ip export --format tinynas is the way back."""
     from mad_ip import tinynas
     from mad_ip.reports.table import design_table
-    from mad_ip.spec import CONVENTIONS
 
-    if convention not in CONVENTIONS:
-        raise InputError(f"--convention = {convention}: must be one of {', '.join(CONVENTIONS)}")
+    _require_convention(convention)
     target = out or structure.with_suffix(".json")
     if target == structure:
         raise InputError(f"{structure}: the design.json would take its place; --out is needed")
@@ -386,19 +383,22 @@ def compare(
 
 
 def _print(content: object) -> None:
-    from rich.console import Console
+    from mad_ip.reports.terminal import show
 
-    console = Console(highlight=False)
-    # A pipe has no width of its own; wrapping a table at 80 columns would break its rows.
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    console.print(content, soft_wrap=isinstance(content, str))
+    show(content)
 
 
 def _require_limits(time_limit: float, gap: float) -> None:
     for name, value in (("--time-limit", time_limit), ("--gap", gap)):
         if math.isnan(value) or value < 0:
             raise InputError(f"{name} = {value}: must be a number of at least 0")
+
+
+def _require_convention(convention: str | None) -> None:
+    from mad_ip.spec import CONVENTIONS
+
+    if convention is not None and convention not in CONVENTIONS:
+        raise InputError(f"--convention = {convention}: must be one of {', '.join(CONVENTIONS)}")
 
 
 @contextmanager

@@ -32,6 +32,7 @@ __all__ = [
     "StageChoice",
     "StemChoice",
     "Verification",
+    "compare",
     "relative_gap",
     "violations",
 ]
@@ -285,14 +286,8 @@ class Design:
             )
         self._compare(self.measure(beta), source)
 
-    def _compare(self, expected: Metrics, source: str) -> None:
-        for key, value in dataclasses.asdict(expected).items():
-            stored = getattr(self.metrics, key)
-            same = stored == value if isinstance(value, int) else _close(stored, value)
-            if not same:
-                raise InputError(
-                    f"{source}: metrics.{key} = {stored!r}: does not match the structure, which gives {value!r}"
-                )
+    def _compare(self, measured: Metrics, source: str) -> None:
+        compare(self.metrics, measured, source, "does not match the structure, which gives", _METRIC_TOLERANCE)
 
     def to_json(self) -> str:
         """The design.json text."""
@@ -382,6 +377,18 @@ class Design:
         )
 
 
+def compare(stored: Any, measured: Any, source: str, verdict: str, absolute: float = 0.0) -> None:
+    """Raise :class:`InputError` with ``verdict`` unless metrics are as measured: integers exactly, others to 1e-9.
+
+    That is relative, and ``absolute`` another tolerance.
+    """
+    for key, value in dataclasses.asdict(measured).items():
+        here = getattr(stored, key)
+        exact = isinstance(value, int)
+        if here != value and (exact or not math.isclose(here, value, rel_tol=_METRIC_TOLERANCE, abs_tol=absolute)):
+            raise InputError(f"{source}: metrics.{key} = {here!r}: {verdict} {value!r}")
+
+
 def violations(spec: Spec, design: Design) -> list[str]:
     """Every way in which ``design`` is no feasible design of ``spec``, one sentence each; empty when it is one.
 
@@ -443,10 +450,6 @@ def violations(spec: Spec, design: Design) -> list[str]:
     except InputError as error:
         found.append(str(error))
     return found
-
-
-def _close(stored: Any, value: float) -> bool:
-    return math.isclose(stored, value, rel_tol=_METRIC_TOLERANCE, abs_tol=_METRIC_TOLERANCE)
 
 
 def _temporal(level: Any) -> tuple[int, ...]:

@@ -114,8 +114,8 @@ def uniformity(depths: Sequence[int], convention: str) -> float:
     return float(uniformity_of(spread(depths), len(depths), convention))
 
 
-def spread(depths: Sequence[int]) -> int:
-    """``M^2 Var = sum_{i<j} (L_i - L_j)^2``, an exact integer."""
+def spread(depths: Any) -> Any:
+    """``M^2 Var = sum_{i<j} (L_i - L_j)^2``, an exact integer; of a sequence of integer arrays, one of those."""
     return len(depths) * sum(depth**2 for depth in depths) - sum(depths) ** 2
 
 
@@ -128,6 +128,12 @@ def uniformity_of(spread: Any, number: int, convention: str) -> Any:
 
 def depth_penalty(depths: Sequence[int], beta: float, convention: str) -> float:
     """``beta Q`` (Guideline 2), saturating at the largest float; ``depths`` are those of the penalised stages."""
+    return float(penalty_of(spread(depths), len(depths), beta, convention))
+
+
+def penalty_of(spread: Any, number: int, beta: float, convention: str) -> Any:
+    """``beta Q`` as a function of ``M^2 Var`` (an integer or an array), saturating at the largest float."""
     if beta == 0:
         return 0.0
-    return min(beta * uniformity(depths, convention), sys.float_info.max)
+    with np.errstate(over="ignore"):
+        return np.minimum(beta * uniformity_of(spread, number, convention), sys.float_info.max)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mad_ip.errors import InputError
 
-__all__ = ["finite", "named", "read_bytes", "read_json", "read_toml", "resource", "write_atomically"]
+__all__ = ["finite", "named", "read_bytes", "read_json", "read_toml", "require_folder", "resource", "write_atomically"]
 
 
 def named(key: str) -> str:
@@ -28,6 +28,12 @@ def finite(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def require_folder(option: str, path: Path | str) -> None:
+    """Raise :class:`InputError` naming ``option`` unless the folder of ``path`` exists."""
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"{option} = {path}: its folder does not exist; an existing folder is needed")
 
 
 def read_bytes(path: Path | str) -> bytes:

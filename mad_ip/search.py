@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,13 +78,9 @@ class Population:
             limit = getattr(spec.budget, key)
             violation += np.maximum(0.0, value / limit - 1) * (value > limit)
         score = entropy.entropy_factor(spec.convention) * h
-        if spec.objective.depth_penalty > 0:
-            spread = len(depths) * sum(depth**2 for depth in depths) - sum(depths) ** 2
-            uniformity = entropy.uniformity_of(spread, len(depths), spec.convention)
-            # A penalty beyond the largest float saturates there, as in entropy.depth_penalty.
-            largest = sys.float_info.max / spec.objective.depth_penalty
-            score = score - spec.objective.depth_penalty * np.minimum(uniformity, largest)
-        return score, violation
+        beta = spec.objective.depth_penalty
+        penalty = entropy.penalty_of(entropy.spread(depths), len(depths), beta, spec.convention)
+        return score - penalty, violation
 
 
 def evolve(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -136,14 +135,10 @@ class _Prefixes:
 
     def scores(self, spec: Spec) -> Floats:
         """The scores of complete paths."""
-        beta = spec.objective.depth_penalty
-        if beta == 0:
-            return self.entropy
         depth = self.depth[:, [segment.penalised for segment in spec.segments]]
-        number = depth.shape[1]
-        spread = number * (depth**2).sum(axis=1) - depth.sum(axis=1) ** 2
-        uniformity = entropy.uniformity_of(spread, number, spec.convention)
-        return np.asarray(self.entropy - beta * np.minimum(uniformity, sys.float_info.max / beta))
+        number, spread = depth.shape[1], entropy.spread(depth.T)
+        penalty = entropy.penalty_of(spread, number, spec.objective.depth_penalty, spec.convention)
+        return np.asarray(self.entropy - penalty)
 
 
 def _number_of_paths(catalogue: Catalogue) -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mad_ip import cost, entropy
 from mad_ip.blocks import Amount, Layer
+from mad_ip.design import compare
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
-from mad_ip.errors import InputError
 from mad_ip.files import read_json, write_atomically
 from mad_ip.mlp.spec import MlpSpec
 from mad_ip.reader import Reader
@@ -21,8 +20,6 @@ from mad_ip.reader import Reader
 __all__ = ["FORMAT", "Certificate", "Metrics", "MlpDesign", "linear", "violations"]
 
 FORMAT = "mad-ip/mlp-design/1"
-
-_METRIC_TOLERANCE = 1e-9
 
 
 def linear(w_in: Amount, w_out: Amount) -> Layer:
@@ -100,13 +97,7 @@ class MlpDesign:
 
     def check(self, source: str = "design") -> None:
         """Raise :class:`InputError` when a stored metric differs from the one recomputed from the widths."""
-        for key, value in dataclasses.asdict(self.measure()).items():
-            stored = getattr(self.metrics, key)
-            exact = isinstance(value, int)
-            if stored != value and (exact or not math.isclose(stored, value, rel_tol=_METRIC_TOLERANCE)):
-                raise InputError(
-                    f"{source}: metrics.{key} = {stored!r}: does not match the widths, which give {value!r}"
-                )
+        compare(self.metrics, self.measure(), source, "does not match the widths, which give")
 
     def to_json(self) -> str:
         """The design.json text."""

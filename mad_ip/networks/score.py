@@ -184,7 +184,7 @@ def score(
         if str(operation) not in _COSTS:
             raise InputError(f"{name}: spends MACs in {operation}, which is neither a convolution nor a linear layer")
     tracer = _Tracer(name, graph, list(weights))
-    path = tracer.path()
+    path = [step.layer for step in tracer.steps()]
     return of_path(
         name,
         [path[start:stop] for start, stop in _levels(tracer, name)],
@@ -216,10 +216,6 @@ class _Tracer:
         if len(ends) != 1:
             raise InputError(f"{name}: returns {len(ends)} tensors of features; must return one")
         self.end = self.features[ends[0]]
-
-    def path(self) -> list[Layer]:
-        """The layers of the main path in forward order."""
-        return [step.layer for step in self.steps()]
 
     def steps(self) -> list[_Step]:
         """The convolutions of the main path in forward order."""
@@ -368,18 +364,13 @@ def _block_start(steps: Sequence[_Step], spans: dict[_Step, int], position: int)
         return max(residuals)
     parts = steps[position].module.split(".")
     for length in range(len(parts), 0, -1):
-        inside = [".".join(parts[:length]) in _ancestors(step.module) for step in steps]
+        inside = [step.module.split(".")[:length] == parts[:length] for step in steps]
         if sum(inside) > 1:
             start = position
             while start > 0 and inside[start - 1]:
                 start -= 1
             return start
     return position
-
-
-def _ancestors(module: str) -> set[str]:
-    parts = module.split(".")
-    return {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
 
 
 def _back(step: _Step | None) -> Iterator[_Step]:

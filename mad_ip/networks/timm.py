@@ -42,19 +42,16 @@ def madip(pretrained: bool = False, *, design: Design | Path | str, **options: A
         raise InputError(f"{design.name}: takes clips of {design.frames} frames; timm's models take images")
     if options.get("pretrained_cfg") is None:
         options["pretrained_cfg"] = default_cfg(design)
+    # One feature at the stem's resolution and one for every stage that halves it.
+    resolutions = 1 + sum(stage.stride > 1 for stage in design.stages)
     variant = options.pop("variant", madip.__name__)
     return build_model_with_cfg(
         functools.partial(Network, design),
         variant,
         pretrained,
-        feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(_resolutions(design)))},
+        feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(resolutions))},
         **options,
     )
-
-
-def _resolutions(design: Design) -> int:
-    """How many features the network has: one at the stem's resolution and one for every stage that halves it."""
-    return 1 + sum(stage.stride > 1 for stage in design.stages)
 
 
 def _register(name: str, path: Path, design: Design) -> None:

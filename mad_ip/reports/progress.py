@@ -1,41 +1,12 @@
-"""What a command shows while it works, and what a solve says of its work."""
+"""What a solve says of its progress and of what its solver was given."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
+from mad_ip.solve import Report
 
-if TYPE_CHECKING:
-    from mad_ip.solve import Report
-
-__all__ = ["given_to", "line", "progress"]
-
-
-@contextmanager
-def progress(console: Console, quiet: bool, line: Callable[[Any], str]) -> Iterator[Callable[[Any], None] | None]:
-    """Show reports, each as one ``line``: one live line on a terminal, a line now and then elsewhere."""
-    if quiet:
-        yield None
-        return
-    if console.is_terminal:
-        with Live(console=console, refresh_per_second=8, transient=True) as live:
-            yield lambda report: live.update(line(report))
-        return
-    phase, shown = "", 0.0
-
-    def watch(report: Any) -> None:
-        nonlocal phase, shown
-        if report.phase != phase or time.perf_counter() - shown > 5:
-            phase, shown = report.phase, time.perf_counter()
-            console.print(line(report), highlight=False, soft_wrap=True)
-
-    yield watch
+__all__ = ["given_to", "line"]
 
 
 def line(report: Report) -> str:

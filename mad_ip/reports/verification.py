@@ -16,13 +16,21 @@ from rich.table import Table
 from rich.text import Text
 
 from mad_ip.design import Design
+from mad_ip.reports.terminal import terminal
 from mad_ip.spec import Spec
 from mad_ip.verification.exhaustion import LIMIT, architectures
 from mad_ip.verification.verdict import Report, Verdict
 
-__all__ = ["STYLES", "Model", "display", "line", "sentences", "table"]
+__all__ = ["STYLES", "Model", "display", "line", "sentences", "show", "table"]
 
 STYLES = {"proven": "green", "audited": "yellow", "open": "yellow", "stopped": "yellow", "failed": "bold red"}
+
+
+_NOTES = {
+    "proven": "proven: feasible, and no feasible design is better by more than the gap.",
+    "open": "open: nothing contradicts the design, but the bound leaves more than the asked gap.",
+    "stopped": "stopped: the time limit came before a proof.",
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,20 @@ def table(models: Sequence[Model]) -> Table:
             f"{verdict.seconds:.1f}",
         )
     return grid
+
+
+def show(models: Sequence[Model], without: Sequence[str]) -> None:
+    """Print the table, what its verdicts mean, their reasons, and the names of the models ``without`` a design."""
+    console = terminal()
+    console.print(table(models))
+    for verdict, note in _NOTES.items():
+        if any(model.verdict.verdict == verdict for model in models):
+            console.print(note, markup=False)
+    if without:
+        console.print(f"no design.json, not verified: {', '.join(without)}", markup=False)
+    for model in models:
+        for reason in model.verdict.reasons:
+            console.print(f"{model.verdict.verdict}: {model.name}: {reason}", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from mad_ip.design import Design
 from mad_ip.errors import InputError, MadIpError
-from mad_ip.reports.verification import Model, table
+from mad_ip.reports.verification import Model, show
 from mad_ip.spec import Spec
 from mad_ip.verification.attack import EVALUATIONS
 from mad_ip.verification.parallel import Job, verify_all
@@ -31,12 +31,6 @@ MODELS = Path("models")
 
 QUICK = ("toy", "resnet-basic")
 """The models of ``--quick``: the toy, and the real one that takes least."""
-
-_NOTES = {
-    "proven": "proven: feasible, and no feasible design is better by more than the gap.",
-    "open": "open: nothing contradicts the design, but the bound leaves more than the asked gap.",
-    "stopped": "stopped: the time limit came before a proof.",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.quick and options.models:
         parser.error("--quick chooses the models itself: name models or say --quick")
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    errors = Console(stderr=True, highlight=False)
     settings = {"gap": options.gap, "seconds": options.time_limit, "evaluations": options.evaluations}
     try:
         check_settings(**settings)
@@ -70,17 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print("stopped")
         return 3
     models = [Model(job.name, job.spec, job.design, verdict) for job, verdict in zip(jobs, verdicts, strict=True)]
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    console.print(table(models))
-    for verdict, note in _NOTES.items():
-        if any(model.verdict.verdict == verdict for model in models):
-            console.print(note, markup=False)
-    if without:
-        console.print(f"no design.json, not verified: {', '.join(without)}", markup=False)
+    show(models, without)
     for model in models:
-        for reason in model.verdict.reasons:
-            console.print(f"{model.verdict.verdict}: {model.name}: {reason}", markup=False, soft_wrap=True)
         if options.write and model.verdict.verdict == "proven":
             proven = dataclasses.replace(model.design, verification=model.verdict.verification)
             proven.save(MODELS / model.name / "design.json")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -272,16 +271,6 @@ def evaluate(spec: Spec, values: list[Integers]) -> tuple[Floats, Floats]:
             depths.append(depth)
     for key, limit in limits.items():
         violation += np.where(spent[key] > limit, spent[key] / limit - 1, 0.0)
-    score = entropy.entropy_factor(spec.convention) * h - _penalty(spec, depths)
-    return np.asarray(score), violation
-
-
-def _penalty(spec: Spec, depths: list[Integers]) -> Floats | float:
-    """``beta Q`` of the penalised depths, saturating like :func:`mad_ip.entropy.depth_penalty`."""
     beta = spec.objective.depth_penalty
-    if beta == 0:
-        return 0.0
-    spread = len(depths) * sum(depth**2 for depth in depths) - sum(depths) ** 2
-    with np.errstate(over="ignore"):
-        penalty = beta * entropy.uniformity_of(spread, len(depths), spec.convention)
-    return np.asarray(np.minimum(penalty, sys.float_info.max))
+    penalty = entropy.penalty_of(entropy.spread(depths), len(depths), beta, spec.convention)
+    return np.asarray(entropy.entropy_factor(spec.convention) * h - penalty), violation

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -589,15 +588,10 @@ class _Enumeration:
         self.path = self._path(prefixes, int(p[best]), int(row[best]))
 
     def _penalty(self, prefixes: _Prefixes, p: Integers, row: Integers) -> Any:
-        """``beta Q``, saturating like :func:`mad_ip.entropy.depth_penalty`."""
-        if self.beta == 0:
-            return 0.0
         table = self.tables[0]
         total = prefixes.depths[p] + table.depths[row]
         spread = self.penalised * (prefixes.squares[p] + table.squares[row]) - total**2
-        with np.errstate(over="ignore"):
-            penalty = self.beta * entropy.uniformity_of(spread, self.penalised, self.spec.convention)
-        return np.minimum(penalty, sys.float_info.max)
+        return entropy.penalty_of(spread, self.penalised, self.beta, self.spec.convention)
 
     def _effectiveness(self, prefixes: _Prefixes, p: Integers, row: Integers) -> Floats:
         """The largest ``rho`` where it is bounded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mad_ip import __version__
@@ -86,17 +86,8 @@ class Verdict:
     @property
     def verification(self) -> Verification:
         """What design.json stores of it."""
-        return Verification(
-            __version__,
-            self.verdict,
-            self.methods,
-            self.bound,
-            self.gap,
-            self.architectures,
-            self.nodes,
-            self.evaluations,
-            round(self.seconds, 3),
-        )
+        stored = {item.name: getattr(self, item.name) for item in fields(Verification) if item.name != "version"}
+        return Verification(__version__, **{**stored, "seconds": round(self.seconds, 3)})
 
 
 def verify(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mad_ip.blocks import FAMILIES
-from mad_ip.design import Design, StageChoice
+from mad_ip.design import Design
 from mad_ip.errors import InputError, InternalError
 from mad_ip.networks.network import Network
 
@@ -115,16 +115,13 @@ _COLUMNS = ("block", "depth", "channels", "mid", "kernel", "stride")
 def _rows(design: Design) -> list[tuple[Any, ...]]:
     """One row of the stage table for each stage: :data:`_COLUMNS`, and with squeeze-excite its hidden width."""
     _, *segments = design.blocks()
-    return [
-        _row(design, stage, tuple(layer.out_channels for layer in blocks[0] if layer.role == "squeeze"))
-        for stage, blocks in zip(design.stages, segments, strict=False)
-    ]
-
-
-def _row(design: Design, stage: StageChoice, hidden: tuple[int, ...]) -> tuple[Any, ...]:
-    kernel = _window(design, stage.temporal_kernel, stage.kernel)
-    stride = _window(design, stage.temporal_stride, stage.stride)
-    return (_BUILDERS[stage.block], stage.depth, stage.channels, stage.mid, kernel, stride, *hidden)
+    rows: list[tuple[Any, ...]] = []
+    for stage, blocks in zip(design.stages, segments, strict=False):
+        kernel = _window(design, stage.temporal_kernel, stage.kernel)
+        stride = _window(design, stage.temporal_stride, stage.stride)
+        hidden = (layer.out_channels for layer in blocks[0] if layer.role == "squeeze")
+        rows.append((_BUILDERS[stage.block], stage.depth, stage.channels, stage.mid, kernel, stride, *hidden))
+    return rows
 
 
 def _window(design: Design, temporal: int, spatial: int) -> int | tuple[int, int, int]:
