@@ -27,15 +27,6 @@ class _Sweep:
     within: list[Floats]
     after: list[Floats]
 
-    @property
-    def best(self) -> float:
-        """The largest sum over a whole path."""
-        return float(np.max(self.within[0] + self.after[0], initial=-math.inf))
-
-    def through_pair(self, index: int) -> Floats:
-        """The largest sum over the paths through every pair of segment ``index``."""
-        return self.before[index] + self.within[index] + self.after[index]
-
 
 def _sweep(segments: Sequence[Options], prefix: Sequence[Floats], suffix: Sequence[Floats] | None = None) -> _Sweep:
     """Max-plus sweep; the options' values are ``prefix`` before a pair and ``suffix`` within and after it."""
@@ -103,7 +94,8 @@ def carried_bounds(catalogue: Catalogue, multipliers: int = 48) -> tuple[list[Fl
             costs = [-price * values for values in cost]
             sweep = _sweep(segments, [s + p for s, p in zip(log_width, costs, strict=True)], costs)
             for index in range(len(segments)):
-                np.minimum(high[index], sweep.through_pair(index) + price, out=high[index])
+                through = sweep.before[index] + sweep.within[index] + sweep.after[index]
+                np.minimum(high[index], through + price, out=high[index])
     # Rounding in the sweeps must not cut off an attainable value.
     high = [np.maximum(upper * (1 + 1e-9), lower) for lower, upper in zip(low, high, strict=True)]
     return [values * (1 - 1e-9) for values in low], high

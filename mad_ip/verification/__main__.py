@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_settings(**settings)
         folders, without = _folders(QUICK if options.quick else options.models)
-        jobs = [_job(folder) for folder in folders]
+        jobs = [Job(at.name, Spec.load(at / "spec.toml"), Design.read(at / "design.json")) for at in folders]
         # One model has all cores; of several, each has its share.
         cores = os.cpu_count() or 1
         shared = {**settings, "threads": max(1, cores // len(jobs))}
@@ -70,10 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             proven = dataclasses.replace(model.design, verification=model.verdict.verification)
             proven.save(MODELS / model.name / "design.json")
     return 0 if all(model.verdict.verdict == "proven" for model in models) else 1
-
-
-def _job(folder: Path) -> Job:
-    return Job(folder.name, Spec.load(folder / "spec.toml"), Design.read(folder / "design.json"))
 
 
 def _folders(names: Sequence[str]) -> tuple[list[Path], list[str]]:

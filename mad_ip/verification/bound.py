@@ -255,9 +255,8 @@ def _settled(known: Relaxation, box: Box, record: Mapping[str, Any]) -> float | 
     kind = "leaf" if "leaf" in record else "trim"
     multipliers = np.array(record[kind], float)
     tangents = tuple(float(value) for value in record["tangents"])
-    if multipliers.shape != known.least.shape or not (multipliers >= known.least).all():
-        return "the multipliers are not valid"
-    if not (np.abs(multipliers) <= _LARGEST).all() or len(tangents) != len(known.bounded):
+    shaped = multipliers.shape == known.least.shape and len(tangents) == len(known.bounded)
+    if not shaped or not ((multipliers >= known.least) & (np.abs(multipliers) <= _LARGEST)).all():
         return "the multipliers are not valid"
     if not all(0 < tangent <= _LARGEST for tangent in tangents):
         return "the tangents are not valid"

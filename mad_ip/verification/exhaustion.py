@@ -1,20 +1,9 @@
 """Exhaustive enumeration of a space of at most 10^9 architectures: the proof that needs no solver.
 
-Every architecture is met in one of two ways, and :func:`exhaust` counts both to the last one:
-
-*evaluated*: it is one pair of a *prefix* (stem and first segments) and a *suffix* (the other segments) that meet in the
-same number of channels. Budgets, entropy and, where these do not settle it, depth penalty and effectiveness of the pair
-are computed from the two halves by broadcasting.
-
-*dropped*: it continues a prefix that alone breaks a budget: what it costs exceeds the limit in exact integers, or
-(``tinynas``) a level inside it has too large an effectiveness. Sums only grow with what is appended, and so do maxima,
-so that no continuation can be feasible. This needs no bound and no solver. There is no dominance: of two prefixes with
-equal channels both are kept.
-
-Two quantities of a pair are left uncomputed when they cannot matter. The depth penalty is at least beta, since
-``Q = exp(.) >= 1`` (a variance and its root are not negative): a pair with ``H - beta`` not above the best score so far
-cannot improve on it. A pair that is over a budget, or whose score does not exceed the best so far, needs no
-effectiveness.
+Every architecture is *evaluated*, as one pair of a *prefix* (stem and first segments) and a *suffix* (the others) that
+meet in the same number of channels, or *dropped*, since it continues a prefix that alone breaks a budget; both are
+counted to the last one. There is no dominance: of two prefixes with equal channels both are kept. What of a pair is
+computed, and why nothing more matters, is in docs/verification.md section 9.
 
 How entropy splits: with ``S`` the log-width of the prefix, ``sigma_u`` the log-widths of the suffix's segments and
 ``g_t = alpha_t ln(f_t r_t^2 c_t)`` (times 1/2 in ``tinynas``),
