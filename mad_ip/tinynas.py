@@ -41,24 +41,17 @@ _LARGEST = 2**24
 """Of every number of a block: a network as wide or as deep is a mistake in the file."""
 
 
-def load(
-    path: Path | str, *, resolution: int = 224, classes: int = 1000, convention: str = "paper", beta: float = 10.0
-) -> Design:
-    """The design of a structure file, named after the file; raise :class:`InputError` naming what does not fit."""
+def load(path: Path | str, **options: Any) -> Design:
+    """The design of a structure file, named after the file; raise :class:`InputError` naming what does not fit.
+
+    ``options`` are those of :func:`to_design`.
+    """
     try:
         content = ast.literal_eval(read_bytes(path).decode("utf-8").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{path}: not a Python literal ({reason}); must be a TinyNAS structure") from None
-    return to_design(
-        content,
-        name=Path(path).stem,
-        resolution=resolution,
-        classes=classes,
-        convention=convention,
-        beta=beta,
-        source=str(path),
-    )
+    return to_design(content, name=Path(path).stem, source=str(path), **options)
 
 
 def to_design(

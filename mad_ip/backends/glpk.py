@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import swiglpk as glpk
 
-from mad_ip.backends.base import Floats, Limits, Outcome, Problem, Solver, Watch, proven, unknown_option
+from mad_ip.backends.base import Limits, Outcome, Problem, Solver, Watch, proven, unknown_option
 from mad_ip.errors import InputError, InternalError
 from mad_ip.files import finite
 
@@ -119,15 +119,13 @@ def _milliseconds(seconds: float) -> int:
     return int(min(max(0.0, seconds) * 1000, 2**31 - 1))
 
 
-def _values(model: Any, problem: Problem) -> Floats:
-    return np.array([glpk.glp_mip_col_val(model, column + 1) for column in range(problem.shape[1])])
-
-
 def _outcome(model: Any, code: int, relaxed: float, control: Any, problem: Problem, limits: Limits) -> Outcome:
     status = glpk.glp_mip_status(model)
     if code == 0 and status == glpk.GLP_NOFEAS:
         return Outcome("infeasible", -math.inf, None, 0)
-    values = _values(model, problem) if status in (glpk.GLP_OPT, glpk.GLP_FEAS) else None
+    values = None
+    if status in (glpk.GLP_OPT, glpk.GLP_FEAS):
+        values = np.array([glpk.glp_mip_col_val(model, column + 1) for column in range(problem.shape[1])])
     if code in (0, glpk.GLP_EMIPGAP) and values is not None:
         objective = problem.objective(values)
         # Branches are cut off where they cannot be better than by the tolerance; the search ends at the gap.

@@ -101,16 +101,7 @@ class MlpDesign:
 
     def to_json(self) -> str:
         """The design.json text."""
-        content: dict[str, Any] = {
-            "format": FORMAT,
-            "name": self.name,
-            "spec_sha256": self.spec_sha256,
-            "features": self.features,
-            "widths": self.widths,
-            "classes": self.classes,
-            "metrics": dataclasses.asdict(self.metrics),
-            "certificate": None if self.certificate is None else dataclasses.asdict(self.certificate),
-        }
+        content = {"format": FORMAT, **dataclasses.asdict(self)}
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
     def save(self, path: Path | str) -> None:

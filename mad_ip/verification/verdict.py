@@ -162,7 +162,8 @@ class _Run:
     def verdict(
         self, method: str, evaluations: int, seed: int, certificate: Mapping[str, Any] | None, certify: bool
     ) -> Verdict:
-        self._audit()
+        self.failures += audit(self.spec, self.design, max(self.gap, OPTIMAL_GAP))
+        self.methods.append("audit")
         try:
             if not self.failures and method in ("auto", "exhaustion", "bound"):
                 by_bound = method == "bound" or certificate is not None or certify
@@ -214,10 +215,6 @@ class _Run:
             self.reported = report.seconds
             self.stopped |= self.watch(report)
         return self.stopped or report.seconds > self.limit
-
-    def _audit(self) -> None:
-        self.failures += audit(self.spec, self.design, max(self.gap, OPTIMAL_GAP))
-        self.methods.append("audit")
 
     def _exhaust(self) -> None:
         def follow(done: int, total: int) -> None:
