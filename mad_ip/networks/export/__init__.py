@@ -36,16 +36,12 @@ class Format:
     weighted: bool = True
 
 
-def _structure(network: Network) -> bytes:
-    return tinynas.to_structure(network.design).encode()
-
-
 FORMATS = {
     "onnx": Format(".onnx", programs.onnx_model, ("onnx", "onnxruntime", "onnxscript")),
     "torch-export": Format(".pt2", programs.torch_program),
     "safetensors": Format(".safetensors", None),
     "python": Format(".py", standalone.source, ("jinja2",), weighted=False),
-    "tinynas": Format(".txt", _structure, weighted=False),
+    "tinynas": Format(".txt", lambda network: tinynas.to_structure(network.design).encode(), weighted=False),
 }
 
 
