@@ -134,8 +134,8 @@ class Backend(ABC):
     version: str
     proves: bool = True
 
-    @abstractmethod
-    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None: ...
+    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
+        self.options, self.source = dict(options), source
 
 
 class Solver(Backend):
@@ -143,9 +143,6 @@ class Solver(Backend):
 
     title: str
     allowed: str = "one that its parameter allows"
-
-    def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.options, self.source = dict(options), source
 
     def apply_options(
         self, names: Collection[str], put: Callable[[str, Any], object], *refusals: type[Exception]
@@ -175,11 +172,12 @@ class Search(Backend):
 
     version = __version__
 
-    def option(self, options: Mapping[str, Any], source: str, key: str) -> Reader:
+    def option(self, key: str) -> Reader:
         """The reader of the only option that there is; raise :class:`InputError` for another one."""
-        for other in options.keys() - {key}:
-            raise unknown_option(f"{source}: options.{other} = {options[other]!r}", self.name, other, [key])
-        return Reader(source, options, None, prefix="options.")
+        for other, value in self.options.items():
+            if other != key:
+                raise unknown_option(f"{self.source}: options.{other} = {value!r}", self.name, other, [key])
+        return Reader(self.source, self.options, None, prefix="options.")
 
     @abstractmethod
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:

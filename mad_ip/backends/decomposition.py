@@ -20,7 +20,8 @@ class Decomposition(Search):
     name = "decomposition"
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        reader = self.option(options, source, "cluster")
+        super().__init__(options, source)
+        reader = self.option("cluster")
         self.cluster: str | None = reader.values.get("cluster")
         if not isinstance(self.cluster, str | None):
             raise reader.fail("cluster", "the address of a Dask scheduler, such as 'tcp://127.0.0.1:8786'")

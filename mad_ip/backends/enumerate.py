@@ -32,8 +32,8 @@ class Enumeration(Search):
     name = "enumerate"
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.source = source
-        self.paths = self.option(options, source, "paths").integer("paths", default=10**9)
+        super().__init__(options, source)
+        self.paths = self.option("paths").integer("paths", default=10**9)
 
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
         """Enumerate; see :class:`mad_ip.backends.base.Search`.

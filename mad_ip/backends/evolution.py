@@ -33,7 +33,8 @@ class Evolution(Search):
     proves = False
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
-        self.generations = self.option(options, source, "generations").integer("generations", default=0)
+        super().__init__(options, source)
+        self.generations = self.option("generations").integer("generations", default=0)
 
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
         """Evolve until the time limit or the last generation; see :class:`mad_ip.backends.base.Search`."""
