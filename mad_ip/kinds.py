@@ -89,6 +89,14 @@ def _solve_cnn(spec: Spec, *, top: int, **options: Any) -> tuple[list[design.Des
     return list(designs), table.ranking_table(designs, spec.budget)
 
 
+def _cnn_space(spec: Spec) -> RenderableType:
+    from mad_ip import catalogue
+    from mad_ip.reports.table import space_table
+
+    listable = catalogue.raw_options(spec) <= catalogue.LISTABLE
+    return space_table(spec, catalogue.build(spec) if listable else None)
+
+
 def _solve_mlp(spec: mlp.MlpSpec, **options: Any) -> tuple[list[mlp.MlpDesign], RenderableType]:
     from mad_ip.mlp import optimum
     from mad_ip.reports.mlp import design_table
@@ -106,7 +114,7 @@ CNN = Kind(
     load_design=design.Design.load,
     solve=_solve_cnn,
     design_table=_later("reports.table", "design_table"),
-    space_table=_later("reports.table", "space_table"),
+    space_table=_cnn_space,
     network=_later("networks", "Network"),
     verify_cost=_later("networks", "verify_cost"),
 )

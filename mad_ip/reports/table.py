@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mad_ip import cost, entropy
 from mad_ip.blocks import Layer
-from mad_ip.catalogue import LISTABLE, architectures, build, raw_options
+from mad_ip.catalogue import Catalogue, architectures, raw_options
 from mad_ip.design import Design
 from mad_ip.frames import Time
 from mad_ip.spec import Budget, Segment, Spec
@@ -130,9 +130,8 @@ def _totals(design: Design, budget: Budget) -> Table:
     return table
 
 
-def space_table(spec: Spec) -> RenderableType:
-    """The domains of a spec, the exact size of its space, of its catalogue before and, if listable, after dominance."""
-    catalogue = build(spec) if raw_options(spec) <= LISTABLE else None
+def space_table(spec: Spec, catalogue: Catalogue | None) -> RenderableType:
+    """The domains of a spec, the exact size of its space, of its catalogue before and, where given, after dominance."""
     table = Table(title=f"{spec.name} ({spec.convention})", box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("part")
     for header in _headers(spec.input.frames is not None, "options"):
