@@ -388,11 +388,11 @@ class _Search:
         heapq.heappush(self.queue, (-value, next(self.order), item))
 
     def _begin(self) -> None:
-        """Begin rounds of those boxes that may pass the target; the first has one."""
+        """Begin rounds of those boxes that may pass the target, or of the whole space."""
         while len(self.rounds) < _ROUNDS:
             target = self.target()
             items: list[_Open] = []
-            while self.queue and len(items) < _ROUND and -self.queue[0][0] > target:
+            while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or self.queue[0][2].above is None):
                 items.append(heapq.heappop(self.queue)[2])
             if not items:
                 break
