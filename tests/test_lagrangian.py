@@ -294,7 +294,7 @@ def test_every_option_is_bounded_by_the_best_path_through_it(spec: Spec, seed: i
         for s, (part, options, (by_value, _)) in enumerate(
             zip(program.parts, bounds, program.value_bounds(found), strict=True)
         ):
-            axes = [list(sources), *(list(map(int, a)) for a in (part.channels, part.kernel, part.mid, part.depth))]
+            axes = [list(sources), *(list(map(int, a)) for a in (part.nodes, part.kernel, part.mid, part.depth))]
             assert options.shape == tuple(map(len, axes))
             taken = set()
             for value, x in values:
@@ -308,7 +308,7 @@ def test_every_option_is_bounded_by_the_best_path_through_it(spec: Spec, seed: i
             for row, over in zip(by_value, ((0, 2, 3, 4), (0, 1, 2, 4), (0, 1, 3, 4), (0, 1, 2, 3)), strict=True):
                 best = options.max(axis=over)
                 assert row[np.isfinite(row)] == pytest.approx(best[np.isfinite(best)], rel=1e-12, abs=tolerance)
-            sources = part.channels
+            sources = part.nodes
 
 
 @QUICK

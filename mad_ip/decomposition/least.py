@@ -54,7 +54,7 @@ def _widest(spec: Spec) -> Spec:
     The rules on channels keep the larger of two paths, channel by channel, and larger numbers make wider layers: of the
     architectures with the same depths, the one with the largest has the least effectiveness.
     """
-    channels = [int(part.channels[-1]) for part in _program(spec).parts]
+    channels = [int(part.nodes[-1]) for part in _program(spec).parts]
     return dataclasses.replace(
         spec,
         sha256="",

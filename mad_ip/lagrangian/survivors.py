@@ -62,17 +62,15 @@ def surviving(
         if len(above) > best:
             target = float(np.partition(above, -best)[-best])
     kept: list[frozenset[Option]] = []
-    sources = relaxation.tables[0].sources
     for part, values in zip(program.parts, bounds, strict=True):
         alive = zip(*(axis.tolist() for axis in np.nonzero(values > target)), strict=True)
         kept.append(
             frozenset(
                 (
-                    int(sources[s]),
-                    Choice(int(part.channels[n]), int(part.mid[w]), int(part.kernel[k]), int(part.depth[d])),
+                    int(part.sources[s]),
+                    Choice(int(part.nodes[n]), int(part.mid[w]), int(part.kernel[k]), int(part.depth[d])),
                 )
                 for s, n, k, w, d in alive
             )
         )
-        sources = part.channels
     return Survivors(tuple(kept))
