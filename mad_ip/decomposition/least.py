@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -28,13 +30,11 @@ def least(spec: Spec, budget: str) -> float:
 
 def _least_maximum(spec: Spec, budget: str) -> int:
     """By bisection: whether some path keeps a limit is read off the tables."""
-    low, high = -1, 1
-    while not _is_possible(spec, budget, high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _is_possible(spec, budget, middle) else (middle, high)
-    return high
+    possible = functools.partial(_is_possible, spec, budget)
+    high = 1
+    while not possible(high):
+        high *= 2
+    return bisect.bisect_left(range(high), True, high // 2, key=possible)
 
 
 def _is_possible(spec: Spec, budget: str, limit: int) -> bool:

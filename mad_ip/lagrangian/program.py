@@ -26,9 +26,9 @@ from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
 from mad_ip.lagrangian.kernels import Ahead, Prefixes, Prices
 from mad_ip.lagrangian.tables import Floats, Integers, Table
 from mad_ip.lagrangian.tables import tables as build_tables
-from mad_ip.spec import Choice, Path, Spec
+from mad_ip.spec import Path, Spec
 
-__all__ = ["Bound", "Program", "Relaxation", "Shared", "Trace", "alone"]
+__all__ = ["Bound", "Program", "Relaxation", "Shared", "Trace", "alone", "relaxed"]
 
 _ROUNDING = 1e-12
 """Margin on every bound, relative to the magnitudes summed: see docs/verification.md."""
@@ -110,10 +110,9 @@ class Relaxation:
 
         For any price, a path within the budget carries at most ``max (S - price cost) + price``; the best of several.
         """
-        box = whole(self.spec).tightened()
         bounds = [np.full(len(table.nodes), np.inf) for table in self.tables]
-        program = None if box is None else Program(self, box, ranged=False)
-        if program is None or program.is_empty:
+        program = relaxed(self, whole(self.spec), ranged=False)
+        if program is None:
             return bounds
         scale = float(program.carried[-1][1].max())
         for budget in np.eye(len(self.budgets)):
@@ -151,11 +150,9 @@ class Program:
         self.box = box
         self.shared = shared
         self.parts: list[Table] = []
-        grids = [(table.nodes, table.mid, table.kernel) for table in relaxation.tables]
-        domains = zip(box.channels, box.mid, box.kernel, strict=True)
         places = [
-            tuple(np.searchsorted(full, values) for full, values in zip(*pair, strict=True))
-            for pair in zip(grids, domains, strict=True)
+            tuple(np.searchsorted(full, values) for full, values in zip(table.axes[:3], domains[:3], strict=True))
+            for table, domains in zip(relaxation.tables, box.choices, strict=True)
         ]
         self.nodes = self._linked(places)
         self.is_empty = any(len(nodes) == 0 for nodes in self.nodes)
@@ -279,6 +276,11 @@ class Program:
     def per_layer(self, mu: float, tangent: float) -> float:
         """The price of a layer that goes with a price of effectiveness: ``mu phi'(D)`` at a number of layers."""
         return mu * (math.log(tangent) + 1 - self.relaxation.log_ratio)
+
+    def point(self, multipliers: Floats, tangents: tuple[float, ...]) -> Floats:
+        """Multipliers, and the prices of layers after them."""
+        prices = zip(multipliers[len(self.relaxation.budgets) :], tangents, strict=False)
+        return np.array([*multipliers, *(self.per_layer(float(mu), tangent) for mu, tangent in prices)])
 
     @cached_property
     def layer_ranges(self) -> tuple[tuple[int, int], ...]:
@@ -424,14 +426,14 @@ class Program:
         for s, (part, price) in enumerate(zip(self.parts, priced, strict=True)):
             n, slope = int(ahead[s].node[line]), float(ahead[s].slope[line])
             k, w, d = kernels.best_choice(source, n, slope, price.prices)
-            choice = Choice(int(part.nodes[n]), int(part.mid[w]), int(part.kernel[k]), int(part.depth[d]))
-            path.append(choice)
-            repeats, e = choice.depth - 1, min(k, part.entering.shape[2] - 1)
+            path.append(part.choice(n, w, k, d))
+            depth = path[-1].depth
+            repeats, e = depth - 1, min(k, part.entering.shape[2] - 1)
             spent += part.pair[:, source, n] + part.entering[:, source, e, w]
             spent += part.opening[:, n, k, w] + repeats * part.again[:, n, k, w]
             carried += float(part.log_source[source] + part.log_opening[n, k, w] + repeats * part.log_again[n, k, w])
             entropy_ += float(part.gain[n]) * carried
-            total += part.layers * choice.depth
+            total += part.layers * depth
             if s in self.relaxation.bounded:
                 log_widths.append(carried)
                 layers.append(total)
@@ -525,6 +527,13 @@ class Program:
 
         axes, below = zip(*self._split(len(reached), part.work * len(reached) // len(part.nodes), work), strict=True)
         return reached, tuple(functools.reduce(np.maximum, axis) for axis in zip(*axes, strict=True)), max(below)
+
+
+def relaxed(relaxation: Relaxation, box: Box, *, ranged: bool = True, shared: Shared = alone) -> Program | None:
+    """The program over what is left of a box without depths that no total allows, ``None`` where nothing is."""
+    tight = box.tightened()
+    program = None if tight is None else Program(relaxation, tight, ranged=ranged, shared=shared)
+    return None if program is None or program.is_empty else program
 
 
 def _one_slope(known: Floats) -> Prefixes:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from mad_ip import blocks, entropy
 from mad_ip.cost import COSTS
 from mad_ip.errors import InternalError
-from mad_ip.spec import Segment, Spec
+from mad_ip.spec import Choice, Segment, Spec
 
 __all__ = ["Floats", "Integers", "Table", "tables"]
 
@@ -79,6 +79,15 @@ class Table:
         """For every budget, no less than what any option costs."""
         parts = (array.max(axis=tuple(range(1, array.ndim))) for array in (self.pair, self.entering, self.opening))
         return np.asarray(sum(parts) + (self.depth[-1] - 1) * self.again.max(axis=(1, 2, 3)))
+
+    @property
+    def axes(self) -> tuple[Any, ...]:
+        """The values of every choice, in the order of a :class:`mad_ip.spec.Choice`."""
+        return self.nodes, self.mid, self.kernel, self.depth
+
+    def choice(self, *positions: int) -> Choice:
+        """What is chosen at positions on the axes."""
+        return Choice(*(int(values[at]) for values, at in zip(self.axes, positions, strict=True)))
 
     @property
     def options(self) -> int:

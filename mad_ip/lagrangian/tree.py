@@ -24,7 +24,7 @@ import numpy as np
 
 from mad_ip.lagrangian.box import AXES, Axis, Box, whole
 from mad_ip.lagrangian.dual import EVALUATIONS, Dual, minimise
-from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace, alone
+from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace, alone, relaxed
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Path
 
@@ -180,6 +180,7 @@ def branch_and_bound(
     round, in order; by default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state
     after every round; ``stop`` is asked at any moment, by any thread.
     """
+    workers = workers or (lambda tasks, stopped: [examine(relaxation, task, stop=stopped) for task in tasks])
     return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop).run()
 
 
@@ -242,11 +243,8 @@ def examine(
 
 def _guessed(relaxation: Relaxation, box: Box) -> Bound | None:
     """Multipliers by a part of the grid, for a box that only one evaluation is left for."""
-    tight = box.tightened()
-    program = None if tight is None else Program(relaxation, tight.thinned(_THIN))
-    if program is None or program.is_empty:
-        return None
-    return minimise(program, None, (), target=-math.inf).best
+    program = relaxed(relaxation, box.thinned(_THIN))
+    return None if program is None else minimise(program, None, (), target=-math.inf).best
 
 
 def _is_promising(program: Program, trace: Trace, target: float) -> bool:
@@ -260,12 +258,9 @@ def _is_promising(program: Program, trace: Trace, target: float) -> bool:
 
 def _active(program: Program, dual: Dual) -> tuple[Trace, ...]:
     """The paths whose planes are highest at the best multipliers."""
-    best, first = dual.best, len(program.relaxation.budgets)
-    prices = [program.per_layer(float(best.multipliers[first + s]), tangent) for s, tangent in enumerate(best.tangents)]
-    height = []
-    for trace in dual.traces:
-        gradient, constant = program.plane(trace)
-        height.append(constant + float(gradient @ np.array([*best.multipliers, *prices])))
+    at = program.point(dual.best.multipliers, dual.best.tangents)
+    planes = map(program.plane, dual.traces)
+    height = [constant + float(gradient @ at) for gradient, constant in planes]
     return tuple(dual.traces[place] for place in np.argsort(height, kind="stable")[::-1][:_KNOWN])
 
 
@@ -324,31 +319,28 @@ class _Open:
     known: tuple[Trace, ...]
 
 
+@dataclass
 class _Search:
-    def __init__(
-        self,
-        relaxation: Relaxation,
-        target: Callable[[], float],
-        judge: Judge,
-        explore: Callable[[Path], None],
-        workers: Workers | None,
-        most: float,
-        seconds: float,
-        watch: Callable[[State], bool],
-        stop: Callable[[], bool],
-    ) -> None:
-        self.relaxation, self.target, self.judge, self.explore = relaxation, target, judge, explore
-        self.workers = workers or (lambda tasks, stop: [examine(relaxation, task, stop=stop) for task in tasks])
-        self.most, self.seconds, self.watch, self.stop = most, seconds, watch, stop
-        self.left: list[tuple[Box, Bound]] = []
-        self.points: list[Path] = []
-        self.began = time.perf_counter()
-        self.queue: list[tuple[float, int, _Open]] = []
-        self.rounds: deque[tuple[list[_Open], float, Iterator[Examined]]] = deque()
-        self.order = itertools.count()
-        self.settled = -math.inf
-        self.judged = -math.inf
-        self.nodes = 0
+    """A run of :func:`branch_and_bound`, whose arguments come first."""
+
+    relaxation: Relaxation
+    target: Callable[[], float]
+    judge: Judge
+    explore: Callable[[Path], None]
+    workers: Workers
+    most: float
+    seconds: float
+    watch: Callable[[State], bool]
+    stop: Callable[[], bool]
+    left: list[tuple[Box, Bound]] = field(default_factory=list)
+    points: list[Path] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+    queue: list[tuple[float, int, _Open]] = field(default_factory=list)
+    rounds: deque[tuple[list[_Open], float, Iterator[Examined]]] = field(default_factory=deque)
+    order: Iterator[int] = field(default_factory=itertools.count)
+    settled: float = -math.inf
+    judged: float = -math.inf
+    nodes: int = 0
 
     def run(self) -> Tree:
         root = Node(whole(self.relaxation.spec))
