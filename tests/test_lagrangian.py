@@ -340,7 +340,8 @@ def enveloped(slopes: Any, values: Any, own: Any, low: Any, high: Any) -> list[t
     shape = len(values), kernels.CAPACITY
     slope, intercept, origin = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
     number = np.empty(len(values), np.int64)
-    kernels.envelopes(slopes, values, own, low, high, 0, len(values), slope, intercept, origin, number)
+    kept = kernels.Rows(slope, intercept, origin, number)
+    kernels.envelopes(slopes, values, own, low, high, kept, 0, len(values))
     return [(slope[s, :n], intercept[s, :n], origin[s, :n]) for s, n in enumerate(number)]
 
 
@@ -522,7 +523,7 @@ def test_without_time_the_root_takes_one_evaluation(
         return right(program, *arguments)
 
     monkeypatch.setattr(Program, "evaluate", counting)
-    monkeypatch.setattr("mad_ip.lagrangian.tree._THIN", 2)
+    monkeypatch.setattr("mad_ip.lagrangian.tree.THIN", 2)
     tree = branch_and_bound(Relaxation(spec), lambda: -math.inf, lambda _: 0.0, seconds=0.0)
     assert boxes.count(whole(spec).tightened()) == 1
     assert optimum.score <= tree.state.bound < 1.5 * optimum.score
@@ -543,7 +544,7 @@ def test_what_is_trimmed_cannot_pass(spec: Spec, seed: int, share: float, thin: 
         if thin:
             # Parts of the grid come first, as on fine grids.
             patch.setattr("mad_ip.lagrangian.program._LARGE", 0)
-            patch.setattr("mad_ip.lagrangian.tree._THIN", 2)
+            patch.setattr("mad_ip.lagrangian.tree.THIN", 2)
         found = examine(relaxation, Task(box, None, None, (), target))
     feasible = [x for x in inside if oracle.fits(spec.budget, x.best)]
     for trim in found.trims:

@@ -18,10 +18,9 @@ from mad_ip import search
 from mad_ip.decomposition.least import least
 from mad_ip.lagrangian.annealing import Annealer
 from mad_ip.lagrangian.box import whole
-from mad_ip.lagrangian.dual import minimise
 from mad_ip.lagrangian.program import Bound, Relaxation, relaxed
 from mad_ip.lagrangian.survivors import Survivors, surviving
-from mad_ip.lagrangian.tree import State, Task, Tree, branch_and_bound, examine
+from mad_ip.lagrangian.tree import THIN, State, Task, Tree, branch_and_bound, examine, guessed
 from mad_ip.lagrangian.workers import Workers, relaxation, threads
 from mad_ip.spec import Objective, Path, Spec
 
@@ -32,9 +31,6 @@ _WALKS, _STEPS, _HOT, _COLD = 4, 300_000, 1e-2, 2e-6
 
 _SHORT, _WARM = 30_000, 1e-3
 """Steps and temperature of a walk from a path that holds up a bound."""
-
-_THIN = 20
-"""Widths of every choice in a part of the grid."""
 
 _ANY = -1e-6
 """A target that every design passes where depths are not penalised."""
@@ -201,7 +197,9 @@ class _Descent:
         Without a depth penalty no score is negative: a box whose bound is has no design. The tree that looks for one
         is returned where neither was found.
         """
-        first = self._first()
+        # About what the best score is, by a part of the grid if that has any design, and a path to begin with.
+        box, known = whole(self.spec), relaxation(self.spec)
+        first = guessed(known, box.thinned(THIN)) or guessed(known, box)
         if first is None or first.trace is None:
             self.bound = -math.inf
             return None
@@ -236,15 +234,6 @@ class _Descent:
             watch=follow,
             stop=self.stop,
         )
-
-    def _first(self) -> Bound | None:
-        """About what the best score is, by a part of the grid, and a path to begin with."""
-        box = whole(self.spec)
-        for part in (box.thinned(_THIN), box):
-            program = relaxed(relaxation(self.spec), part)
-            if program is not None:
-                return minimise(program, None, (), target=-math.inf).best
-        return None
 
     def _target(self) -> float:
         # While there are fewer designs than asked for, no box is too poor.

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 __all__ = [
-    *("CAPACITY", "Ahead", "Prefixes", "Prices"),
+    *("CAPACITY", "Ahead", "Prefixes", "Prices", "Rows"),
     *("best_choice", "compiled", "envelopes", "option_bounds", "priced", "through", "value_bounds"),
 ]
 
@@ -47,6 +47,15 @@ class Ahead(NamedTuple):
     slope: Any
     intercept: Any
     origin: Any
+
+
+class Rows(NamedTuple):
+    """Lines by node in ascending slope, and those behind them (N, CAPACITY); ``number`` (N) of each row are real."""
+
+    slope: Any
+    intercept: Any
+    origin: Any
+    number: Any
 
 
 class Prices(NamedTuple):
@@ -144,7 +153,7 @@ def _descending(best: Any, entering: Any, first_mid: Any, end_mid: Any, top: Any
 
 
 @compiled
-def through(ahead: Ahead, begin: int, end: int, prices: Prices, descending: bool, values: Any) -> None:
+def through(ahead: Ahead, prices: Prices, descending: bool, values: Any, begin: int, end: int) -> None:
     """For lines ``begin`` to ``end`` ahead of a segment, their intercepts before it: ``values`` (S, J).
 
     ``descending``: the more channels enter, the narrower is the best width inside.
@@ -177,24 +186,13 @@ def through(ahead: Ahead, begin: int, end: int, prices: Prices, descending: bool
 
 
 @compiled
-def envelopes(
-    slopes: Any,
-    values: Any,
-    own: Any,
-    low: Any,
-    high: Any,
-    begin: int,
-    end: int,
-    slope: Any,
-    intercept: Any,
-    origin: Any,
-    number: Any,
-) -> None:
+def envelopes(slopes: Any, values: Any, own: Any, low: Any, high: Any, kept: Rows, begin: int, end: int) -> None:
     """Upper envelopes on ``[low, high]`` of the lines ``(slopes[j] + own[s], values[s, j])`` of sources begin to end.
 
-    ``slopes`` ascend. Of source s, ``number[s]`` lines go to ``slope``, ``intercept`` and ``origin`` (S, CAPACITY), in
-    ascending slope; where there are more, as many chords at least as high as they are.
+    ``slopes`` ascend. The lines of every source are ``kept``; where there are more than it has place for, as many
+    chords at least as high as they are.
     """
+    slope, intercept, origin, number = kept
     size = len(slopes)
     stack = np.empty(size, np.int64)
     corner = np.empty(CAPACITY + 1)
@@ -318,7 +316,7 @@ def _before(s: int, slope: float, prefixes: Prefixes) -> float:
 
 @compiled
 def value_bounds(
-    ahead: Ahead, begin: int, end: int, prices: Prices, prefixes: Prefixes, target: float, reached: Any
+    ahead: Ahead, prices: Prices, prefixes: Prefixes, target: float, reached: Any, begin: int, end: int
 ) -> tuple[Any, float]:
     """The best prefix through a segment for slopes ``begin`` to ``end`` at its nodes: ``reached`` (J).
 

@@ -23,7 +23,7 @@ import numpy as np
 from mad_ip import entropy
 from mad_ip.lagrangian import kernels
 from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
-from mad_ip.lagrangian.kernels import Ahead, Prefixes, Prices
+from mad_ip.lagrangian.kernels import Ahead, Prefixes, Prices, Rows
 from mad_ip.lagrangian.tables import Floats, Integers, Table
 from mad_ip.lagrangian.tables import tables as build_tables
 from mad_ip.spec import Path, Spec
@@ -285,14 +285,9 @@ class Program:
     @cached_property
     def layer_ranges(self) -> tuple[tuple[int, int], ...]:
         """For every bounded segment, the fewest and the most layers up to it by the depths of the segments."""
-        parts = list(zip(self.parts, self.box.depth, strict=True))
-        return tuple(
-            (
-                sum(part.layers * depth[0] for part, depth in parts[: s + 1]),
-                sum(part.layers * depth[-1] for part, depth in parts[: s + 1]),
-            )
-            for s in self.relaxation.bounded
-        )
+        depths = zip(self.parts, self.box.depth, strict=True)
+        totals = np.cumsum([(part.layers * depth[0], part.layers * depth[-1]) for part, depth in depths], axis=0)
+        return tuple((least, most) for least, most in totals[self.relaxation.bounded].tolist())
 
     @cached_property
     def floors(self) -> tuple[tuple[Floats, Floats], ...]:
@@ -385,7 +380,7 @@ class Program:
         """Lines of the value-to-go at the nodes of every segment, as functions of the log-width there."""
         slope = self.parts[-1].gain + priced[-1].slope
         one = np.ones(len(slope), np.int64)
-        ahead = [_gathered(slope[:, None], slope[:, None] * 0, one[:, None] * 0, one)]
+        ahead = [_gathered(Rows(slope[:, None], slope[:, None] * 0, one[:, None] * 0, one))]
         for s in range(len(self.parts) - 1, 0, -1):
             values = self._through(self.parts[s], priced[s], ahead[-1])
             own = self.parts[s - 1].gain + priced[s - 1].slope
@@ -394,27 +389,21 @@ class Program:
 
     def _enveloped(self, lines: Floats, values: Floats, own: Floats, low: Floats, high: Floats) -> Ahead:
         """The highest of the lines of slopes ``lines`` and intercepts ``values`` (S, J) in the sources' ranges."""
-        shape = values.shape[0], kernels.CAPACITY
-        slopes, intercepts, origins = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
-        number = np.empty(len(values), np.int64)
-
-        def work(begin: int, end: int) -> None:
-            kernels.envelopes(lines, values, own, low, high, begin, end, slopes, intercepts, origins, number)
-
-        self._split(len(values), values.size * 8, work)
-        return _gathered(slopes, intercepts, origins, number)
+        shape = len(values), kernels.CAPACITY
+        kept = Rows(np.empty(shape), np.empty(shape), np.empty(shape, np.int64), np.empty(len(values), np.int64))
+        self._split(len(values), values.size * 8, kernels.envelopes, lines, values, own, low, high, kept)
+        return _gathered(kept)
 
     def _through(self, part: Table, price: _Priced, ahead: Ahead) -> Floats:
         """For every source and every line ahead, its intercept before the part, (S, J)."""
         values = np.empty((len(part.log_source), len(ahead.node)))
-
-        def work(begin: int, end: int) -> None:
-            kernels.through(ahead, begin, end, price.prices, part.descending, values)
-
-        self._split(len(ahead.node), part.work * len(ahead.node) // max(1, len(part.nodes)), work)
+        steps = part.work * len(ahead.node) // max(1, len(part.nodes))
+        self._split(len(ahead.node), steps, kernels.through, ahead, price.prices, part.descending, values)
         return values
 
-    def _split(self, size: int, steps: int, work: Callable[[int, int], Any]) -> list[Any]:
+    def _split(self, size: int, steps: int, loop: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What parts of a loop of a number of steps return, by one thread or several."""
+        work = functools.partial(loop, *arguments)
         return self.shared(size, work) if steps > _SHARED else alone(size, work)
 
     def _trace(self, priced: list[_Priced], ahead: list[Ahead], line: int) -> Trace:
@@ -521,11 +510,9 @@ class Program:
         Where the target is infinite, no value is looked at.
         """
         reached = np.empty(len(ahead.node))
-
-        def work(begin: int, end: int) -> Any:
-            return kernels.value_bounds(ahead, begin, end, price.prices, prefixes, target, reached)
-
-        axes, below = zip(*self._split(len(reached), part.work * len(reached) // len(part.nodes), work), strict=True)
+        steps = part.work * len(reached) // len(part.nodes)
+        arguments = ahead, price.prices, prefixes, target, reached
+        axes, below = zip(*self._split(len(reached), steps, kernels.value_bounds, *arguments), strict=True)
         return reached, tuple(functools.reduce(np.maximum, axis) for axis in zip(*axes, strict=True)), max(below)
 
 
@@ -542,8 +529,9 @@ def _one_slope(known: Floats) -> Prefixes:
     return Prefixes(np.zeros(len(known)), np.zeros(shape), known.reshape(shape), np.ones(len(known), np.int64))
 
 
-def _gathered(slope: Floats, intercept: Floats, origin: Integers, number: Integers) -> Ahead:
-    """Lines from rows of ``number`` of them for every node."""
+def _gathered(rows: Rows) -> Ahead:
+    """All lines, in ascending slope."""
+    slope, intercept, origin, number = rows
     node, place = np.nonzero(np.arange(slope.shape[1]) < number[:, None])
     order = np.argsort(slope[node, place], kind="stable")
     node, place = node[order], place[order]

@@ -85,9 +85,9 @@ class Table:
         """The values of every choice, in the order of a :class:`mad_ip.spec.Choice`."""
         return self.nodes, self.mid, self.kernel, self.depth
 
-    def choice(self, *positions: int) -> Choice:
+    def choice(self, n: int, w: int, k: int, d: int) -> Choice:
         """What is chosen at positions on the axes."""
-        return Choice(*(int(values[at]) for values, at in zip(self.axes, positions, strict=True)))
+        return Choice(int(self.nodes[n]), int(self.mid[w]), int(self.kernel[k]), int(self.depth[d]))
 
     @property
     def options(self) -> int:

@@ -11,6 +11,7 @@ is there and the next one has begun: the result does not depend on how many work
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import itertools
 import math
@@ -28,7 +29,10 @@ from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace,
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Path
 
-__all__ = ["Examined", "Judge", "Node", "State", "Task", "Tree", "Trim", "Workers", "branch_and_bound", "examine"]
+__all__ = [
+    *("THIN", "Judge", "Workers", "branch_and_bound", "examine", "guessed"),
+    *("Examined", "Node", "State", "Task", "Tree", "Trim"),
+]
 
 Judge = Callable[[Path], float]
 """The exact score of an architecture, minus infinity when it breaks a budget."""
@@ -54,7 +58,7 @@ _WORTH = 0.8
 _DEPTH = 4.0
 """Log-width of a block, roughly: what one more of depth is worth beside a change of widths."""
 
-_THIN = 20
+THIN = 20
 """Widths of every choice in the part of a large box that is tried first."""
 
 _NEAR = 1e-3
@@ -203,7 +207,7 @@ def examine(
         if box.point is not None:
             return Examined("point", tuple(trims), candidates=(box.point,))
         known = tuple(trace for trace in known if box.holds(trace.path))
-        thin = Program(relaxation, box.thinned(_THIN)) if relaxation.is_large(box) else program
+        thin = Program(relaxation, box.thinned(THIN)) if relaxation.is_large(box) else program
         if thin is not program and not thin.is_empty:
             # A part of the grid has much the same multipliers, for a fraction of the work; its paths are paths here.
             there = tuple(trace for trace in known if thin.box.holds(trace.path))
@@ -241,9 +245,9 @@ def examine(
     return Examined("leaf", tuple(trims), best, best, _cuts(left, dual), known, tuple(candidates))
 
 
-def _guessed(relaxation: Relaxation, box: Box) -> Bound | None:
-    """Multipliers by a part of the grid, for a box that only one evaluation is left for."""
-    program = relaxed(relaxation, box.thinned(_THIN))
+def guessed(relaxation: Relaxation, box: Box) -> Bound | None:
+    """A bound on a box by itself."""
+    program = relaxed(relaxation, box)
     return None if program is None else minimise(program, None, (), target=-math.inf).best
 
 
@@ -309,16 +313,6 @@ def _cuts(box: Box, dual: Dual) -> tuple[Cut, ...]:
     return ((axis, s, lower[-1] if lower else domain[0]),)
 
 
-@dataclass(frozen=True)
-class _Open:
-    """A box in the queue, with what is known of the box around it."""
-
-    node: Node
-    above: Bound | None
-    start: Bound | None
-    known: tuple[Trace, ...]
-
-
 @dataclass
 class _Search:
     """A run of :func:`branch_and_bound`, whose arguments come first."""
@@ -335,8 +329,8 @@ class _Search:
     left: list[tuple[Box, Bound]] = field(default_factory=list)
     points: list[Path] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
-    queue: list[tuple[float, int, _Open]] = field(default_factory=list)
-    rounds: deque[tuple[list[_Open], float, Iterator[Examined]]] = field(default_factory=deque)
+    queue: list[tuple[float, int, Node, Task]] = field(default_factory=list)
+    rounds: deque[tuple[list[tuple[Node, Task]], Iterator[Examined]]] = field(default_factory=deque)
     order: Iterator[int] = field(default_factory=itertools.count)
     settled: float = -math.inf
     judged: float = -math.inf
@@ -344,8 +338,9 @@ class _Search:
 
     def run(self) -> Tree:
         root = Node(whole(self.relaxation.spec))
-        start = _guessed(self.relaxation, root.box) if self._stopped() else None
-        self._push(_Open(root, None, start, ()), math.inf)
+        # Multipliers by a part of the grid, where only one evaluation is left.
+        start = guessed(self.relaxation, root.box.thinned(THIN)) if self._stopped() else None
+        self._push(root, None, start, ())
         # At least one round: there is no bound without it.
         while True:
             self._begin()
@@ -355,48 +350,50 @@ class _Search:
             if self.watch(self._state()) or self.nodes >= self.most or self._stopped():
                 break
         left = list(self.left)
-        for item in self._waiting():
-            assert item.above is not None
+        for node, task in self._waiting():
+            assert task.above is not None
             # A part has at least the bound of the box around it.
-            item.node.settle("leaf", item.above)
-            left.append((item.node.box, item.above))
+            node.settle("leaf", task.above)
+            left.append((node.box, task.above))
         return Tree(root, self._state(), tuple(left), tuple(self.points))
 
     def _state(self) -> State:
-        waiting = [math.inf if item.above is None else item.above.value for item in self._waiting()]
+        waiting = [math.inf if task.above is None else task.above.value for _, task in self._waiting()]
         unjudged = max(self.settled, *waiting, -math.inf, *(bound.value for _, bound in self.left))
         bound, seconds = max(unjudged, self.judged), time.perf_counter() - self.began
         return State(bound, unjudged, self.settled, self.nodes, len(waiting), seconds)
 
-    def _waiting(self) -> list[_Open]:
+    def _waiting(self) -> list[tuple[Node, Task]]:
         """The boxes whose examination has not ended, or not begun."""
-        return [*(item for items, _, _ in self.rounds for item in items), *(item for _, _, item in self.queue)]
+        return [*(item for items, _ in self.rounds for item in items), *(item[2:] for item in self.queue)]
 
     def _stopped(self) -> bool:
         """Whether it is late, or somebody wants to stop."""
         return time.perf_counter() - self.began > self.seconds or self.stop()
 
-    def _push(self, item: _Open, value: float) -> None:
-        heapq.heappush(self.queue, (-value, next(self.order), item))
+    def _push(self, node: Node, above: Bound | None, start: Bound | None, known: tuple[Trace, ...]) -> None:
+        value = math.inf if above is None else above.value
+        heapq.heappush(self.queue, (-value, next(self.order), node, Task(node.box, above, start, known, -math.inf)))
 
     def _begin(self) -> None:
         """Begin rounds of those boxes that may pass the target; the first has one."""
         while len(self.rounds) < _ROUNDS:
             target = self.target()
-            items: list[_Open] = []
+            items: list[tuple[Node, Task]] = []
             while self.queue and len(items) < _ROUND and -self.queue[0][0] > target:
-                items.append(heapq.heappop(self.queue)[2])
+                _, _, node, task = heapq.heappop(self.queue)
+                items.append((node, dataclasses.replace(task, target=target)))
             if not items:
                 break
-            tasks = [Task(item.node.box, item.above, item.start, item.known, target) for item in items]
-            self.rounds.append((items, target, iter(self.workers(tasks, self._stopped))))
+            self.rounds.append((items, iter(self.workers([task for _, task in items], self._stopped))))
 
     def _end(self) -> None:
         """End the round that was begun first."""
-        items, target, results = self.rounds[0]
+        items, results = self.rounds[0]
         while items:
             found = next(results)
-            self._apply(items.pop(0).node, found, target)
+            node, task = items.pop(0)
+            self._apply(node, found, task.target)
         self.rounds.popleft()
 
     def _apply(self, node: Node, found: Examined, target: float) -> None:
@@ -434,6 +431,6 @@ class _Search:
             node.kind, node.split = "split", cut
             lower, upper = box.split(*cut)
             node.children = [Node(lower), Node(upper)]
-            self._push(_Open(node.children[0], bound, found.start, found.known), bound.value)
+            self._push(node.children[0], bound, found.start, found.known)
             node, box = node.children[1], upper
-        self._push(_Open(node, bound, found.start, found.known), bound.value)
+        self._push(node, bound, found.start, found.known)
