@@ -376,11 +376,11 @@ class _Search:
         heapq.heappush(self.queue, (-value, next(self.order), node, Task(node.box, above, start, known, -math.inf)))
 
     def _begin(self) -> None:
-        """Begin rounds of those boxes that may pass the target; the first has one."""
+        """Begin rounds of those boxes that may pass the target, which the first may whatever it is."""
         while len(self.rounds) < _ROUNDS:
             target = self.target()
             items: list[tuple[Node, Task]] = []
-            while self.queue and len(items) < _ROUND and -self.queue[0][0] > target:
+            while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or self.queue[0][3].above is None):
                 _, _, node, task = heapq.heappop(self.queue)
                 items.append((node, dataclasses.replace(task, target=target)))
             if not items:
