@@ -21,16 +21,7 @@ from numpy.typing import NDArray
 
 from mad_ip import catalogue as catalogues
 from mad_ip import decomposition, depths, paths
-from mad_ip.backends import (
-    Findings,
-    Limits,
-    Profile,
-    Progress,
-    Search,
-    compile_model,
-    load_backend,
-    solve_apart,
-)
+from mad_ip.backends import Findings, Limits, Profile, Progress, Search, compile_model, load_backend, solve_apart
 from mad_ip.catalogue import Catalogue, Floats, raw_options
 from mad_ip.decomposition import Found
 from mad_ip.decomposition.least import least

@@ -118,15 +118,8 @@ def whole(spec: Spec) -> Box:
     """The whole space of a spec."""
     segments = spec.segments
     penalised = tuple(s for s, segment in enumerate(segments) if segment.penalised and spec.objective.depth_penalty > 0)
-    return Box(
-        channels=tuple(segment.channels for segment in segments),
-        mid=tuple(segment.mid for segment in segments),
-        kernel=tuple(segment.kernel for segment in segments),
-        depth=tuple(segment.depth for segment in segments),
-        penalised=penalised,
-        first=0,
-        last=sum(segments[s].depth[-1] for s in penalised),
-    )
+    domains: dict[str, Any] = {axis: tuple(getattr(segment, axis) for segment in segments) for axis in AXES}
+    return Box(**domains, penalised=penalised, first=0, last=sum(segments[s].depth[-1] for s in penalised))
 
 
 @functools.lru_cache(maxsize=4096)

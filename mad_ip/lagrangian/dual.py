@@ -209,14 +209,12 @@ class _Master:
         z = np.array(self.lp.getSolution().col_value[: self.size])
         value = float(self.lp.getInfo().objective_function_value) * self.unit
         x = np.maximum(self.start + self.scales * z, self.least)
-        multipliers = x[: self.number]
         tangents = []
-        for s, ends in enumerate(self.program.layer_ranges):
-            mu, price = multipliers[self.first_mu + s], x[self.number + s]
+        for ends, mu, price in zip(self.program.layer_ranges, x[self.first_mu :], x[self.number :], strict=False):
             least, most = (self.program.per_layer(1.0, end) for end in ends)
             steep = min(max(price / mu, least), most) if mu > 0 else least
             tangents.append(math.exp(steep - 1 + self.program.relaxation.log_ratio))
-        return (multipliers, tuple(tangents)), value
+        return (x[: self.number], tuple(tangents)), value
 
     def active(self, centre: Bound) -> tuple[tuple[Trace, ...], Floats]:
         """The paths, and the weights with which they hold up the planes' minimum: they keep the budgets on average."""

@@ -60,8 +60,10 @@ def surviving(
         above = np.concatenate([values[values > target] for values in bounds])
         if len(above) > best:
             target = float(np.partition(above, -best)[-best])
-    kept: list[frozenset[Option]] = []
-    for part, values in zip(program.parts, bounds, strict=True):
-        alive = zip(*(axis.tolist() for axis in np.nonzero(values > target)), strict=True)
-        kept.append(frozenset((int(part.sources[s]), part.choice(n, w, k, d)) for s, n, k, w, d in alive))
-    return Survivors(tuple(kept))
+    alive = (np.argwhere(values > target).tolist() for values in bounds)
+    return Survivors(
+        tuple(
+            frozenset((int(part.sources[s]), part.choice(n, w, k, d)) for s, n, k, w, d in positions)
+            for part, positions in zip(program.parts, alive, strict=True)
+        )
+    )

@@ -46,11 +46,9 @@ Cut = tuple[Axis | Literal["total"], int, int]
 _TOTALS = 8
 """Parts of the range of the depths' sum that a split makes: the penalty's bound over a range is loose at first."""
 
-_ROUND = 16
-"""Boxes examined between two looks at the incumbent."""
-
-_ROUNDS = 2
-"""Rounds begun before the first of them must have ended: nobody who shares them waits for the last box of one."""
+_ROUND, _ROUNDS = 16, 2
+"""Boxes examined between two looks at the incumbent, and rounds of so many that are begun before the first must have
+ended: nobody who shares them waits for the last box of one."""
 
 _WORTH = 0.8
 """A box is bounded anew where trimming leaves at most this share of its values."""
@@ -196,14 +194,15 @@ def examine(
     Told to ``stop``, keep the bound that is known of it; without one, it takes one evaluation.
     """
     trims: list[Trim] = []
-    box, above, start, known = task.box.tightened(), task.above, task.start, task.known
+    left, above, start, known = task.box, task.above, task.start, task.known
     candidates: dict[Path, None] = {}
     while True:
         if above is not None and stop():
             return Examined("leaf", tuple(trims), above, candidates=tuple(candidates))
-        program = None if box is None else Program(relaxation, box, shared=shared)
-        if box is None or program is None or program.is_empty:
+        program = relaxed(relaxation, left, shared=shared)
+        if program is None:
             return Examined("empty", tuple(trims))
+        box = program.box
         if box.point is not None:
             return Examined("point", tuple(trims), candidates=(box.point,))
         known = tuple(trace for trace in known if box.holds(trace.path))
@@ -236,12 +235,11 @@ def examine(
         smaller, dropped = _trimmed(program, best, task.target)
         if smaller != box:
             trims.append(Trim(best, smaller, dropped))
-        left = smaller.tightened()
-        if left is None:
+        if (tight := smaller.tightened()) is None:
             return Examined("empty", tuple(trims))
+        left = tight
         if left.size > _WORTH * box.size:
             break
-        box = left
     return Examined("leaf", tuple(trims), best, best, _cuts(left, dual), known, tuple(candidates))
 
 
