@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import functools
 
 import numpy as np
 
@@ -30,16 +29,16 @@ def least(spec: Spec, budget: str) -> float:
 
 def _least_maximum(spec: Spec, budget: str) -> int:
     """By bisection: whether some path keeps a limit is read off the tables."""
-    possible = functools.partial(_is_possible, spec, budget)
+
+    def possible(limit: int) -> bool:
+        alone = Budget(**{budget: limit})
+        program = _program(dataclasses.replace(spec, budget=alone, objective=Objective(0.0), sha256=""))
+        return not program.is_empty and program.evaluate(np.zeros(0)).trace is not None
+
     high = 1
     while not possible(high):
         high *= 2
     return bisect.bisect_left(range(high), True, high // 2, key=possible)
-
-
-def _is_possible(spec: Spec, budget: str, limit: int) -> bool:
-    program = _program(dataclasses.replace(spec, budget=Budget(**{budget: limit}), objective=Objective(0.0), sha256=""))
-    return not program.is_empty and program.evaluate(np.zeros(0)).trace is not None
 
 
 def _program(spec: Spec) -> Program:

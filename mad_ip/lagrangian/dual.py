@@ -210,7 +210,8 @@ class _Master:
         value = float(self.lp.getInfo().objective_function_value) * self.unit
         x = np.maximum(self.start + self.scales * z, self.least)
         tangents = []
-        for ends, mu, price in zip(self.program.layer_ranges, x[self.first_mu :], x[self.number :], strict=False):
+        mus = x[self.first_mu : self.first_mu + len(self.floors)]
+        for ends, mu, price in zip(self.program.layer_ranges, mus, x[self.number :], strict=True):
             least, most = (self.program.per_layer(1.0, end) for end in ends)
             steep = min(max(price / mu, least), most) if mu > 0 else least
             tangents.append(math.exp(steep - 1 + self.program.relaxation.log_ratio))
@@ -231,15 +232,9 @@ def _fresh() -> Any:
     if not hasattr(_LOCAL, "solver"):
         # The public class greets on standard output.
         _LOCAL.solver = _Highs()
-        settings: dict[str, Any] = {
-            "output_flag": False,
-            "threads": 1,
-            "solver": "simplex",
-            "presolve": "off",
-            "primal_feasibility_tolerance": 1e-10,
-            "dual_feasibility_tolerance": 1e-10,
-        }
-        for key, value in settings.items():
+        settings: dict[str, Any] = {"output_flag": False, "threads": 1, "solver": "simplex", "presolve": "off"}
+        tolerances = dict.fromkeys(("primal_feasibility_tolerance", "dual_feasibility_tolerance"), 1e-10)
+        for key, value in (settings | tolerances).items():
             _LOCAL.solver.setOptionValue(key, value)
     _LOCAL.solver.clearModel()
     return _LOCAL.solver

@@ -279,8 +279,9 @@ class Program:
 
     def point(self, multipliers: Floats, tangents: tuple[float, ...]) -> Floats:
         """Multipliers, and the prices of layers after them."""
-        prices = zip(multipliers[len(self.relaxation.budgets) :], tangents, strict=False)
-        return np.array([*multipliers, *(self.per_layer(float(mu), tangent) for mu, tangent in prices)])
+        first = len(self.relaxation.budgets)
+        bounded = zip(multipliers[first : first + len(tangents)], tangents, strict=True)
+        return np.array([*multipliers, *(self.per_layer(float(mu), tangent) for mu, tangent in bounded)])
 
     @cached_property
     def layer_ranges(self) -> tuple[tuple[int, int], ...]:
