@@ -43,19 +43,15 @@ def relaxation(spec: Spec) -> Relaxation:
     return Relaxation(spec)
 
 
-def _examined(spec: Spec, task: Task) -> Examined:
-    return examine(relaxation(spec), task)
-
-
-def _one_by_one(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
-    return (examine(relaxation(spec), task, stop=stop) for task in tasks)
+def _examined(spec: Spec, task: Task, **options: Any) -> Examined:
+    return examine(relaxation(spec), task, **options)
 
 
 @contextmanager
 def threads(number: int) -> Iterator[Workers]:
     """This thread and ``number - 1`` processes; until those are ready, so many threads share the loops of its boxes."""
     if number == 1:
-        yield _one_by_one
+        yield lambda spec, tasks, stop: (_examined(spec, task, stop=stop) for task in tasks)
         return
     with ThreadPoolExecutor(number) as pool, ExitStack() as stack:
 
@@ -109,7 +105,7 @@ class _Crew:
         if self.waiting:
             ticket = min(self.waiting)
             spec, task = self.waiting.pop(ticket)
-            self.found[ticket] = examine(relaxation(spec), task, shared=self.shared, stop=stop)
+            self.found[ticket] = _examined(spec, task, shared=self.shared, stop=stop)
 
     def _exchange(self, seconds: float) -> None:
         """Take what processes have found, within ``seconds``, and hand out what waits."""
@@ -146,7 +142,7 @@ def _serve(_: None, parent: Parent) -> None:
     parent.send((-1, None))
     while True:
         ticket, spec, task = parent.receive()
-        parent.send((ticket, examine(relaxation(spec), task, stop=parent.asked)))
+        parent.send((ticket, _examined(spec, task, stop=parent.asked)))
 
 
 @contextmanager
@@ -171,11 +167,9 @@ def cluster(address: str) -> Iterator[Workers]:
         ) from None
 
     def examine_all(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
-        return gathered(client.map(functools.partial(_examined, spec), tasks, pure=False))
-
-    def gathered(futures: Any) -> Iterator[Examined]:
+        futures: Any = client.map(functools.partial(_examined, spec), tasks, pure=False)
         try:
-            yield from client.gather(futures)
+            return iter(client.gather(futures))
         except KilledWorker:
             raise MadIpError(f"--cluster {address}: several workers died over the same box") from None
         except CancelledError:
