@@ -21,16 +21,7 @@ from numpy.typing import NDArray
 
 from mad_ip import catalogue as catalogues
 from mad_ip import decomposition, depths, paths
-from mad_ip.backends import (
-    Findings,
-    Limits,
-    Profile,
-    Progress,
-    Search,
-    compile_model,
-    load_backend,
-    solve_apart,
-)
+from mad_ip.backends import Findings, Limits, Profile, Progress, Search, compile_model, load_backend, solve_apart
 from mad_ip.catalogue import Catalogue, Floats, raw_options
 from mad_ip.decomposition import Found
 from mad_ip.decomposition.least import least
@@ -38,7 +29,7 @@ from mad_ip.depths import Window
 from mad_ip.design import Certificate, Design, relative_gap, violations
 from mad_ip.errors import InputError, InternalError, MadIpError
 from mad_ip.lagrangian.workers import threads as thread_pool
-from mad_ip.spec import Budget, Objective, Path, Spec
+from mad_ip.spec import Budget, Objective, Spec
 
 __all__ = ["InfeasibleError", "Model", "NoDesignError", "Report", "choices", "rank", "solve"]
 
@@ -133,7 +124,7 @@ def solve(
     one was found, :class:`mad_ip.errors.InputError` on a bad profile, :class:`InternalError` when a solver's claim
     does not hold.
     """
-    return _Solve(spec, profile or Profile(), time_limit, gap, threads, seed, watch, interrupted).run()
+    return _Solve(spec, profile or Profile(), time_limit, gap, threads, seed, watch, interrupted).run()[0]
 
 
 def rank(
@@ -157,38 +148,33 @@ def rank(
     profile = profile or Profile("decomposition")
     if profile.backend != "decomposition":
         raise InputError(f"--top: only the decomposition ranks designs, which the backend {profile.backend!r} is not")
-    found = _Solve(spec, profile, time_limit, gap, threads, seed, watch, interrupted, top)
-    found.run()
-    return found.ranking()
+    return _Solve(spec, profile, time_limit, gap, threads, seed, watch, interrupted, top).run()
 
 
+@dataclass
 class _Solve:
     """One solve: what is known so far, and the steps that improve it."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        profile: Profile,
-        time_limit: float,
-        gap: float,
-        threads: int,
-        seed: int,
-        watch: Callable[[Report], None] | None,
-        interrupted: Callable[[], bool],
-        top: int = 1,
-    ) -> None:
-        self.spec, self.profile, self.gap, self.threads, self.seed = spec, profile, gap, threads, seed
-        self.began = time.perf_counter()
-        self.time_limit = time_limit
-        self.watch, self.interrupted, self.top = watch, interrupted, top
-        self.backend = load_backend(profile)
-        self.ranked: tuple[Design, ...] = ()
-        self.bound = math.inf
-        self.model: Model | None = None
-        self.options = raw_options(spec)
-        self.phase = "branch and bound"
+    spec: Spec
+    profile: Profile
+    time_limit: float
+    gap: float
+    threads: int
+    seed: int
+    watch: Callable[[Report], None] | None
+    interrupted: Callable[[], bool]
+    top: int = 1
+    ranked: tuple[Design, ...] = ()
+    bound: float = math.inf
+    model: Model | None = None
+    phase: str = "branch and bound"
 
-    def run(self) -> Design:
+    def __post_init__(self) -> None:
+        self.began = time.perf_counter()
+        self.backend = load_backend(self.profile)
+        self.options = raw_options(self.spec)
+
+    def run(self) -> tuple[Design, ...]:
         catalogues.check_range(self.spec)
         self._report()
         if isinstance(self.backend, Search):
@@ -197,10 +183,6 @@ class _Solve:
             self._reduce()
         else:
             self._monolithic()
-        return self._certified(self.ranked[0])
-
-    def ranking(self) -> tuple[Design, ...]:
-        """The designs found, the best first, after :meth:`run`."""
         return tuple(map(self._certified, self.ranked))
 
     def _search(self, backend: Search) -> None:
@@ -209,15 +191,10 @@ class _Solve:
         self.bound = decomposition.crude_bound(self.spec) - self.spec.objective.depth_penalty
         gap = self._tree_gap
         seconds = self.time_limit - self._elapsed()
-
-        def follow(findings: Findings) -> bool:
-            self._take(findings.bound, findings.paths)
-            return self.stopped()
-
-        findings = backend.solve(self.spec, Limits(gap, seconds, self.threads, self.seed, self.top), follow)
+        findings = backend.solve(self.spec, Limits(gap, seconds, self.threads, self.seed, self.top), self._follow)
         if findings.status == "infeasible":
             raise InfeasibleError(explain(self.spec, self.stopped))
-        self._take(findings.bound, findings.paths)
+        self._follow(findings)
         self._require_design()
         # With fewer designs than asked for, there is none but those.
         if len(self.ranked) == self.top:
@@ -269,11 +246,6 @@ class _Solve:
     def _branch(self, gap: float, most: float) -> Found:
         """Branch and bound without a solver, from the best design known."""
         self.phase = "branch and bound"
-
-        def follow(found: Found) -> bool:
-            self._take(found.bound, found.paths)
-            return self.stopped()
-
         with thread_pool(self.threads) as workers:
             found = decomposition.optimise(
                 self.spec,
@@ -283,10 +255,10 @@ class _Solve:
                 seed=self.seed,
                 most=most,
                 starts=[design.path for design in self.ranked],
-                watch=follow,
+                watch=self._follow,
                 stop=self.stopped,
             )
-        follow(found)
+        self._follow(found)
         return found
 
     def _branch_and_cut(self, catalogue: Catalogue, dropped: float) -> bool:
@@ -382,17 +354,17 @@ class _Solve:
         self.bound = min(self.bound, max(bound, self._score))
         self._report()
 
-    def _take(self, bound: float, found: tuple[Path, ...]) -> None:
-        """What a search knows by now."""
+    def _follow(self, found: Found | Findings) -> bool:
+        """Take what a search knows by now; whether it is to stop."""
         known = {design.path: design for design in self.ranked}
-        designs = tuple(known.get(path) or Design.chosen(self.spec, path) for path in found)
-        for path, design in zip(found, designs, strict=True):
-            if path not in known:
+        designs = tuple(known.get(path) or Design.chosen(self.spec, path) for path in found.paths)
+        for design in designs:
+            if design.path not in known:
                 self._check(design)
-        if designs:
-            self.ranked = designs
-        self.bound = min(self.bound, bound)
+        self.ranked = designs or self.ranked
+        self.bound = min(self.bound, found.bound)
         self._report()
+        return self.stopped()
 
     def _check(self, design: Design) -> None:
         """Raise :class:`InternalError` unless a decoded design is feasible in exact integers."""

@@ -294,7 +294,7 @@ def test_every_option_is_bounded_by_the_best_path_through_it(spec: Spec, seed: i
         for s, (part, options, (by_value, _)) in enumerate(
             zip(program.parts, bounds, program.value_bounds(found), strict=True)
         ):
-            axes = [list(sources), *(list(map(int, a)) for a in (part.channels, part.kernel, part.mid, part.depth))]
+            axes = [list(sources), *(list(map(int, a)) for a in (part.nodes, part.kernel, part.mid, part.depth))]
             assert options.shape == tuple(map(len, axes))
             taken = set()
             for value, x in values:
@@ -308,7 +308,7 @@ def test_every_option_is_bounded_by_the_best_path_through_it(spec: Spec, seed: i
             for row, over in zip(by_value, ((0, 2, 3, 4), (0, 1, 2, 4), (0, 1, 3, 4), (0, 1, 2, 3)), strict=True):
                 best = options.max(axis=over)
                 assert row[np.isfinite(row)] == pytest.approx(best[np.isfinite(best)], rel=1e-12, abs=tolerance)
-            sources = part.channels
+            sources = part.nodes
 
 
 @QUICK
@@ -340,7 +340,8 @@ def enveloped(slopes: Any, values: Any, own: Any, low: Any, high: Any) -> list[t
     shape = len(values), kernels.CAPACITY
     slope, intercept, origin = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
     number = np.empty(len(values), np.int64)
-    kernels.envelopes(slopes, values, own, low, high, 0, len(values), slope, intercept, origin, number)
+    kept = kernels.Rows(slope, intercept, origin, number)
+    kernels.envelopes(slopes, values, own, low, high, kept, 0, len(values))
     return [(slope[s, :n], intercept[s, :n], origin[s, :n]) for s, n in enumerate(number)]
 
 
@@ -522,7 +523,7 @@ def test_without_time_the_root_takes_one_evaluation(
         return right(program, *arguments)
 
     monkeypatch.setattr(Program, "evaluate", counting)
-    monkeypatch.setattr("mad_ip.lagrangian.tree._THIN", 2)
+    monkeypatch.setattr("mad_ip.lagrangian.tree.THIN", 2)
     tree = branch_and_bound(Relaxation(spec), lambda: -math.inf, lambda _: 0.0, seconds=0.0)
     assert boxes.count(whole(spec).tightened()) == 1
     assert optimum.score <= tree.state.bound < 1.5 * optimum.score
@@ -543,7 +544,7 @@ def test_what_is_trimmed_cannot_pass(spec: Spec, seed: int, share: float, thin: 
         if thin:
             # Parts of the grid come first, as on fine grids.
             patch.setattr("mad_ip.lagrangian.program._LARGE", 0)
-            patch.setattr("mad_ip.lagrangian.tree._THIN", 2)
+            patch.setattr("mad_ip.lagrangian.tree.THIN", 2)
         found = examine(relaxation, Task(box, None, None, (), target))
     feasible = [x for x in inside if oracle.fits(spec.budget, x.best)]
     for trim in found.trims:

@@ -65,7 +65,7 @@ def solved(spec: Spec, start: bool = False) -> Design:
 
     def begun(self: solve._Solve, *_: Any) -> Found:
         if start:
-            self._take(math.inf, (worst.path,))
+            self._follow(Found((worst.path,), -math.inf, -math.inf, math.inf, 0))
         return Found((), -math.inf, -math.inf, math.inf, 0)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -355,7 +355,7 @@ def envelope_without_its_highest_line(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(*arguments: Any) -> None:
         right(*arguments)
-        _, _, _, low, high, begin, end, slope, intercept, origin, number = arguments
+        _, _, _, low, high, (slope, intercept, origin, number), begin, end = arguments
         for s in range(begin, end):
             lines = slice(0, number[s])
             highest = int(np.argmax(slope[s, lines] * (low[s] + high[s]) / 2 + intercept[s, lines]))

@@ -217,7 +217,7 @@ def test_a_killed_worker_of_a_cluster_costs_its_tasks_only(scheduler: Any, middl
         pids = list(client.run(os.getpid).values())
         assert len(pids) == 2
         assert begun(middle, killing(workers, pids, killed)) == expected["middle"]
-        client.wait_for_workers(2)
+        client.wait_for_workers(2, timeout=60)
         assert killed == pids[:1]
         assert pids[0] not in client.run(os.getpid).values()
 
@@ -228,11 +228,11 @@ def test_a_solve_on_a_cluster_that_loses_a_worker_ends_at_the_same_optimum(sched
         alone = decomposition.optimise(spec, workers, gap=1e-4)
     killed: list[int] = []
     with cluster(scheduler.scheduler_address) as workers, distributed.Client(scheduler, set_as_default=False) as client:
-        client.wait_for_workers(2)
+        client.wait_for_workers(2, timeout=60)
         pids = list(client.run(os.getpid).values())
         found = decomposition.optimise(spec, killing(workers, pids, killed), gap=1e-4)
         assert found == alone
-        client.wait_for_workers(2)
+        client.wait_for_workers(2, timeout=60)
     assert killed == pids[:1]
 
 

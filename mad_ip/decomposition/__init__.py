@@ -12,16 +12,15 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from mad_ip import search
 from mad_ip.decomposition.least import least
 from mad_ip.lagrangian.annealing import Annealer
 from mad_ip.lagrangian.box import whole
-from mad_ip.lagrangian.dual import minimise
-from mad_ip.lagrangian.program import Bound, Program, Relaxation
+from mad_ip.lagrangian.program import Bound, Relaxation, relaxed
 from mad_ip.lagrangian.survivors import Survivors, surviving
-from mad_ip.lagrangian.tree import State, Task, Tree, branch_and_bound, examine
+from mad_ip.lagrangian.tree import THIN, State, Task, Tree, branch_and_bound, examine, guessed
 from mad_ip.lagrangian.workers import Workers, relaxation, threads
 from mad_ip.spec import Objective, Path, Spec
 
@@ -32,9 +31,6 @@ _WALKS, _STEPS, _HOT, _COLD = 4, 300_000, 1e-2, 2e-6
 
 _SHORT, _WARM = 30_000, 1e-3
 """Steps and temperature of a walk from a path that holds up a bound."""
-
-_THIN = 20
-"""Widths of every choice in a part of the grid."""
 
 _ANY = -1e-6
 """A target that every design passes where depths are not penalised."""
@@ -104,39 +100,37 @@ def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda
 
 def crude_bound(spec: Spec) -> float:
     """An upper bound on the entropy of every architecture, in no time: the largest gains times the widest paths."""
-    box = whole(spec).tightened()
-    assert box is not None
-    program = Program(relaxation(spec), box, ranged=False)
-    if program.is_empty:
+    program = relaxed(relaxation(spec), whole(spec), ranged=False)
+    if program is None:
         return -math.inf
     pairs = zip(program.parts, program.carried, strict=True)
     return math.fsum(float(part.gain.max() * carried[1].max()) for part, carried in pairs) * (1 + 1e-9)
 
 
+@dataclass
 class _Descent:
-    def __init__(
-        self,
-        spec: Spec,
-        workers: Workers,
-        gap: float,
-        seconds: float,
-        seed: int,
-        top: int,
-        most: float,
-        watch: Callable[[Found], bool],
-        stop: Callable[[], bool],
-    ) -> None:
-        self.spec, self.workers, self.gap, self.seed = spec, workers, gap, seed
-        self.free = dataclasses.replace(spec, objective=Objective(0.0), sha256="")
-        self.top, self.most, self.watch, self.stop = top, most, watch, stop
+    """A run of :func:`optimise`, whose arguments come first; ``ranked`` are the best designs with their scores."""
+
+    spec: Spec
+    workers: Workers
+    gap: float
+    seconds: InitVar[float]
+    seed: int
+    top: int
+    most: float
+    watch: Callable[[Found], bool]
+    stop: Callable[[], bool]
+    ranked: list[tuple[float, Path]] = field(default_factory=list)
+    surrounded: set[Path] = field(default_factory=set)
+    climbed: set[tuple[int, ...]] = field(default_factory=set)
+    nodes: int = 0
+
+    def __post_init__(self, seconds: float) -> None:
         self.end = time.perf_counter() + seconds
-        self.population = search.Population(spec)
-        self.annealer = Annealer(relaxation(spec))
-        self.ranked: list[tuple[float, Path]] = []
-        self.surrounded: set[Path] = set()
-        self.climbed: set[tuple[int, ...]] = set()
-        self.bound = crude_bound(spec) - spec.objective.depth_penalty
-        self.nodes = 0
+        self.free = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
+        self.population = search.Population(self.spec)
+        self.annealer = Annealer(relaxation(self.spec))
+        self.bound = crude_bound(self.spec) - self.spec.objective.depth_penalty
         self.judge = functools.cache(self._judge)
 
     @property
@@ -203,7 +197,9 @@ class _Descent:
         Without a depth penalty no score is negative: a box whose bound is has no design. The tree that looks for one
         is returned where neither was found.
         """
-        first = self._first()
+        # About what the best score is, by a part of the grid if that has any design, and a path to begin with.
+        box, known = whole(self.spec), relaxation(self.spec)
+        first = guessed(known, box.thinned(THIN)) or guessed(known, box)
         if first is None or first.trace is None:
             self.bound = -math.inf
             return None
@@ -238,16 +234,6 @@ class _Descent:
             watch=follow,
             stop=self.stop,
         )
-
-    def _first(self) -> Bound | None:
-        """About what the best score is, by a part of the grid, and a path to begin with."""
-        box = whole(self.spec).tightened()
-        assert box is not None
-        for part in (box.thinned(_THIN), box):
-            program = Program(relaxation(self.spec), part)
-            if not program.is_empty:
-                return minimise(program, None, (), target=-math.inf).best
-        return None
 
     def _target(self) -> float:
         # While there are fewer designs than asked for, no box is too poor.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 
 import numpy as np
@@ -28,18 +29,16 @@ def least(spec: Spec, budget: str) -> float:
 
 def _least_maximum(spec: Spec, budget: str) -> int:
     """By bisection: whether some path keeps a limit is read off the tables."""
-    low, high = -1, 1
-    while not _is_possible(spec, budget, high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _is_possible(spec, budget, middle) else (middle, high)
-    return high
 
+    def possible(limit: int) -> bool:
+        alone = Budget(**{budget: limit})
+        program = _program(dataclasses.replace(spec, budget=alone, objective=Objective(0.0), sha256=""))
+        return not program.is_empty and program.evaluate(np.zeros(0)).trace is not None
 
-def _is_possible(spec: Spec, budget: str, limit: int) -> bool:
-    program = _program(dataclasses.replace(spec, budget=Budget(**{budget: limit}), objective=Objective(0.0), sha256=""))
-    return not program.is_empty and program.evaluate(np.zeros(0)).trace is not None
+    high = 1
+    while not possible(high):
+        high *= 2
+    return bisect.bisect_left(range(high), True, high // 2, key=possible)
 
 
 def _program(spec: Spec) -> Program:
@@ -54,7 +53,7 @@ def _widest(spec: Spec) -> Spec:
     The rules on channels keep the larger of two paths, channel by channel, and larger numbers make wider layers: of the
     architectures with the same depths, the one with the largest has the least effectiveness.
     """
-    channels = [int(part.channels[-1]) for part in _program(spec).parts]
+    channels = [int(part.nodes[-1]) for part in _program(spec).parts]
     return dataclasses.replace(
         spec,
         sha256="",

@@ -13,7 +13,7 @@ import numpy as np
 
 from mad_ip.lagrangian.kernels import compiled
 from mad_ip.lagrangian.program import Relaxation
-from mad_ip.spec import Choice, Path
+from mad_ip.spec import Path
 
 __all__ = ["Annealer"]
 
@@ -79,16 +79,14 @@ class Annealer:
         The temperatures ``hot`` and ``cold`` are relative to ``scale``, a score.
         """
         tables = self.relaxation.tables
-        rows = [
-            zip((t.nodes, t.mid, t.kernel, t.depth), choice, strict=True)
-            for t, choice in zip(tables, start, strict=True)
-        ]
-        genes = np.array([[int(np.searchsorted(axis, value)) for axis, value in row] for row in rows])
-        found = _walk(self.tables, genes, seed, steps, hot * scale, cold * scale, _CHARGE * scale)
-        return tuple(
-            Choice(int(t.nodes[n]), int(t.mid[w]), int(t.kernel[k]), int(t.depth[d]))
-            for t, (n, w, k, d) in zip(tables, found, strict=True)
+        genes = np.array(
+            [
+                [np.searchsorted(values, value) for values, value in zip(table.axes, choice, strict=True)]
+                for table, choice in zip(tables, start, strict=True)
+            ]
         )
+        found = _walk(self.tables, genes, seed, steps, hot * scale, cold * scale, _CHARGE * scale)
+        return tuple(table.choice(*row) for table, row in zip(tables, found, strict=True))
 
 
 @compiled

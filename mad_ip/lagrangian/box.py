@@ -39,15 +39,14 @@ class Box:
     @property
     def point(self) -> Path | None:
         """The only architecture, when there is only one."""
-        if any(len(values) > 1 for axis in AXES for values in getattr(self, axis)):
+        if any(len(values) > 1 for row in self.choices for values in row):
             return None
-        choices = zip(self.channels, self.mid, self.kernel, self.depth, strict=True)
-        return tuple(Choice(c[0], m[0], k[0], depth[0]) for c, m, k, depth in choices)
+        return tuple(Choice(*(values[0] for values in row)) for row in self.choices)
 
     @property
     def size(self) -> int:
         """Number of values over all choices."""
-        return sum(len(values) for axis in AXES for values in getattr(self, axis))
+        return sum(len(values) for row in self.choices for values in row)
 
     def thinned(self, most: int) -> Box:
         """The box with at most ``most`` of the channels and inner widths of every segment, both ends among them."""
@@ -70,7 +69,7 @@ class Box:
 
     def tightened(self) -> Box | None:
         """The box without the depths that no admissible total allows; ``None`` when nothing is left."""
-        if not all(all(getattr(self, axis)) for axis in AXES):
+        if not all(map(all, self.choices)):
             return None
         depth, first, last = list(self.depth), self.first, self.last
         while self.penalised:
@@ -119,15 +118,8 @@ def whole(spec: Spec) -> Box:
     """The whole space of a spec."""
     segments = spec.segments
     penalised = tuple(s for s, segment in enumerate(segments) if segment.penalised and spec.objective.depth_penalty > 0)
-    return Box(
-        channels=tuple(segment.channels for segment in segments),
-        mid=tuple(segment.mid for segment in segments),
-        kernel=tuple(segment.kernel for segment in segments),
-        depth=tuple(segment.depth for segment in segments),
-        penalised=penalised,
-        first=0,
-        last=sum(segments[s].depth[-1] for s in penalised),
-    )
+    domains: dict[str, Any] = {axis: tuple(getattr(segment, axis) for segment in segments) for axis in AXES}
+    return Box(**domains, penalised=penalised, first=0, last=sum(segments[s].depth[-1] for s in penalised))
 
 
 @functools.lru_cache(maxsize=4096)

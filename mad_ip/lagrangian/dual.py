@@ -124,7 +124,7 @@ class _Master:
         self.number = len(start.multipliers)
         self.floors = program.floors
         self.first_mu = len(program.relaxation.budgets)
-        self.start = self._point(start.multipliers, start.tangents)
+        self.start = program.point(start.multipliers, start.tangents)
         self.size = len(self.start)
         self.unit = max(1.0, abs(start.value))
         # A layer is worth some units of log-width; a multiplier that is large already changes by a share of it.
@@ -153,17 +153,7 @@ class _Master:
                 self._look(s, place)
             # mu phi' at the fewest layers <= price <= mu phi' at the most: beyond, nothing is gained.
             for end, sign in zip(program.layer_ranges[s], (1.0, -1.0), strict=True):
-                self._plane({self.first_mu + s: sign * self._steep(end), self.number + s: -sign}, 0.0, None)
-
-    def _point(self, multipliers: Floats, tangents: tuple[float, ...]) -> Floats:
-        prices = [
-            self.program.per_layer(float(multipliers[self.first_mu + s]), tangent) for s, tangent in enumerate(tangents)
-        ]
-        return np.array([*multipliers, *prices])
-
-    def _steep(self, count: float) -> float:
-        """``phi'`` at a number of layers."""
-        return math.log(count) + 1 - self.program.relaxation.log_ratio
+                self._plane({self.first_mu + s: sign * program.per_layer(1.0, end), self.number + s: -sign}, 0.0, None)
 
     def _plane(self, gradient: dict[int, float], constant: float, which: int | None) -> None:
         row = np.zeros(self.size)
@@ -209,7 +199,7 @@ class _Master:
 
     def solve(self, centre: Bound, radius: float) -> tuple[tuple[Floats, tuple[float, ...]], float]:
         """The best multipliers and tangents within ``radius`` steps of those of a bound, and the planes' value."""
-        at = (self._point(centre.multipliers, centre.tangents) - self.start) / self.scales
+        at = (self.program.point(centre.multipliers, centre.tangents) - self.start) / self.scales
         low = np.maximum(at - radius, (self.least - self.start) / self.scales)
         high = np.maximum(at + radius, low)
         self.lp.changeColsBounds(self.size, self.columns[: self.size], low, high)
@@ -219,14 +209,13 @@ class _Master:
         z = np.array(self.lp.getSolution().col_value[: self.size])
         value = float(self.lp.getInfo().objective_function_value) * self.unit
         x = np.maximum(self.start + self.scales * z, self.least)
-        multipliers = x[: self.number]
         tangents = []
-        for s, ends in enumerate(self.program.layer_ranges):
-            mu, price = multipliers[self.first_mu + s], x[self.number + s]
-            least, most = map(self._steep, ends)
+        mus = x[self.first_mu : self.first_mu + len(self.floors)]
+        for ends, mu, price in zip(self.program.layer_ranges, mus, x[self.number :], strict=True):
+            least, most = (self.program.per_layer(1.0, end) for end in ends)
             steep = min(max(price / mu, least), most) if mu > 0 else least
             tangents.append(math.exp(steep - 1 + self.program.relaxation.log_ratio))
-        return (multipliers, tuple(tangents)), value
+        return (x[: self.number], tuple(tangents)), value
 
     def active(self, centre: Bound) -> tuple[tuple[Trace, ...], Floats]:
         """The paths, and the weights with which they hold up the planes' minimum: they keep the budgets on average."""
@@ -243,15 +232,9 @@ def _fresh() -> Any:
     if not hasattr(_LOCAL, "solver"):
         # The public class greets on standard output.
         _LOCAL.solver = _Highs()
-        settings: dict[str, Any] = {
-            "output_flag": False,
-            "threads": 1,
-            "solver": "simplex",
-            "presolve": "off",
-            "primal_feasibility_tolerance": 1e-10,
-            "dual_feasibility_tolerance": 1e-10,
-        }
-        for key, value in settings.items():
+        settings: dict[str, Any] = {"output_flag": False, "threads": 1, "solver": "simplex", "presolve": "off"}
+        tolerances = dict.fromkeys(("primal_feasibility_tolerance", "dual_feasibility_tolerance"), 1e-10)
+        for key, value in (settings | tolerances).items():
             _LOCAL.solver.setOptionValue(key, value)
     _LOCAL.solver.clearModel()
     return _LOCAL.solver

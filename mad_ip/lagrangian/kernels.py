@@ -4,19 +4,21 @@ Every function works on whole arrays and holds no lock of the interpreter, so th
 Results do not depend on the order of the rows, nor on which thread computes them.
 
 Axes: S sources, N nodes, K kernels, E kernels that matter to what enters (K or 1), W inner widths, D lines in the
-depth, J lines (or slopes) at the nodes, in ascending slope. A block of an option costs
-``entering[s, e, w] + pair[s, n] + opening[n, k, w] + (L - 1) again[n, k, w]``.
+depth, J lines (or slopes) at the nodes, in ascending slope.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
 
-__all__ = ["CAPACITY", "best_choice", "compiled", "envelopes", "option_bounds", "priced", "through", "value_bounds"]
+__all__ = [
+    *("CAPACITY", "Ahead", "Prefixes", "Prices", "Rows"),
+    *("best_choice", "compiled", "envelopes", "option_bounds", "priced", "through", "value_bounds"),
+]
 
 CAPACITY = 16
 """Lines kept at a node; more are replaced by as many chords, which are nowhere below them."""
@@ -38,27 +40,82 @@ def compiled(function: _F) -> _F:
         return cast("_F", numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function))
 
 
+class Ahead(NamedTuple):
+    """Lines of the value-to-go at the nodes of a segment, in ascending slope, and the lines behind them (J each)."""
+
+    node: Any
+    slope: Any
+    intercept: Any
+    origin: Any
+
+
+class Rows(NamedTuple):
+    """Lines by node in ascending slope, and those behind them (N, CAPACITY); ``number`` (N) of each row are real."""
+
+    slope: Any
+    intercept: Any
+    origin: Any
+    number: Any
+
+
+class Prices(NamedTuple):
+    """Prices and log-widths of a segment's options, and the widths left between every source and node.
+
+    The blocks of an option cost ``entering[s, e, w] + pair[s, n] + opening[n, k, w] + (L - 1) again[n, k, w]``, and
+    ``per_depth[L]`` more. ``lines`` (2, D) are slopes and intercepts of ``(L - 1) y - per_depth[L]`` in y, the worth of
+    one more block.
+    """
+
+    pair: Any
+    entering: Any
+    opening: Any
+    again: Any
+    log_source: Any
+    log_opening: Any
+    log_again: Any
+    first_mid: Any
+    end_mid: Any
+    depth: Any
+    per_depth: Any
+    lines: Any
+
+
+class Prefixes(NamedTuple):
+    """The best prefixes by source, known at slopes: ``own`` (S) is the slope at the source, ``grid`` (S, G) ascends.
+
+    ``number`` (S) of the slopes are real.
+    """
+
+    own: Any
+    grid: Any
+    known: Any
+    number: Any
+
+
 @compiled
-def priced(costs: Any, prices: Any) -> Any:
-    """``sum_b prices[b] costs[b]``, the rows of ``costs`` (B, X)."""
-    total = np.zeros(costs.shape[1])
-    for b in range(costs.shape[0]):
-        price = prices[b]
+def _summed(costs: Any, prices: Any) -> Any:
+    """``sum_b prices[b] costs[b]``."""
+    total = np.zeros(costs.shape[1:])
+    flat = total.ravel()
+    for b in range(len(costs)):
+        price, row = prices[b], costs[b].ravel()
         if price != 0:
-            for x in range(costs.shape[1]):
-                total[x] += price * costs[b, x]
+            for x in range(len(flat)):
+                flat[x] += price * row[x]
     return total
 
 
 @compiled
-def _options(
-    n: int, slope: float, opening: Any, again: Any, log_opening: Any, log_again: Any, lines: Any, best: Any
-) -> None:
-    """The largest ``slope sigma - price`` of node n's blocks over the depths, by kernel and width: ``best`` (K, W).
+def priced(prices: Any, pair: Any, entering: Any, opening: Any, again: Any) -> Any:
+    """Costs of every budget (B first) with a price for each."""
+    return _summed(pair, prices), _summed(entering, prices), _summed(opening, prices), _summed(again, prices)
 
-    ``lines`` (2, D) are slopes and intercepts of the envelope of ``(L - 1) y - per_depth(L)`` in y, the worth of one
-    more block.
-    """
+
+@compiled
+def _options(n: int, slope: float, prices: Prices, best: Any) -> None:
+    """The largest ``slope sigma - price`` of node n's blocks over the depths, by kernel and width: ``best`` (K, W)."""
+    opening, again, lines = prices.opening, prices.again, prices.lines
+    log_opening, log_again = prices.log_opening, prices.log_again
     kernels, widths = best.shape
     for k in range(kernels):
         for w in range(widths):
@@ -96,36 +153,20 @@ def _descending(best: Any, entering: Any, first_mid: Any, end_mid: Any, top: Any
 
 
 @compiled
-def through(
-    node: Any,
-    slope: Any,
-    intercept: Any,
-    begin: int,
-    end: int,
-    pair: Any,
-    entering: Any,
-    opening: Any,
-    again: Any,
-    log_source: Any,
-    log_opening: Any,
-    log_again: Any,
-    lines: Any,
-    first_mid: Any,
-    end_mid: Any,
-    descending: bool,
-    values: Any,
-) -> None:
+def through(ahead: Ahead, prices: Prices, descending: bool, values: Any, begin: int, end: int) -> None:
     """For lines ``begin`` to ``end`` ahead of a segment, their intercepts before it: ``values`` (S, J).
 
     ``descending``: the more channels enter, the narrower is the best width inside.
     """
-    sources, kernels, widths = pair.shape[0], opening.shape[1], opening.shape[2]
-    rows = entering.shape[1]
+    pair, entering, log_source = prices.pair, prices.entering, prices.log_source
+    first_mid, end_mid = prices.first_mid, prices.end_mid
+    sources, rows, _ = entering.shape
+    _, kernels, widths = prices.opening.shape
     best = np.empty((kernels, widths))
     tops, places = np.empty(sources), np.empty(sources, np.int64)
     for j in range(begin, end):
-        n, a = node[j], slope[j]
-        _options(n, a, opening, again, log_opening, log_again, lines, best)
+        n, a = ahead.node[j], ahead.slope[j]
+        _options(n, a, prices, best)
         if rows == 1:
             for k in range(1, kernels):
                 for w in range(widths):
@@ -133,7 +174,7 @@ def through(
         if descending and widths >= _WIDE:
             _descending(best[0], entering[:, 0], first_mid[:, n], end_mid[:, n], tops, places)
             for s in range(sources):
-                values[s, j] = tops[s] + (a * log_source[s] - pair[s, n] + intercept[j])
+                values[s, j] = tops[s] + (a * log_source[s] - pair[s, n] + ahead.intercept[j])
             continue
         for s in range(sources):
             top = -np.inf
@@ -141,28 +182,17 @@ def through(
             for e in range(rows):
                 for w in range(low, high):
                     top = max(top, best[e, w] - entering[s, e, w])
-            values[s, j] = top + (a * log_source[s] - pair[s, n] + intercept[j])
+            values[s, j] = top + (a * log_source[s] - pair[s, n] + ahead.intercept[j])
 
 
 @compiled
-def envelopes(
-    slopes: Any,
-    values: Any,
-    own: Any,
-    low: Any,
-    high: Any,
-    begin: int,
-    end: int,
-    slope: Any,
-    intercept: Any,
-    origin: Any,
-    number: Any,
-) -> None:
+def envelopes(slopes: Any, values: Any, own: Any, low: Any, high: Any, kept: Rows, begin: int, end: int) -> None:
     """Upper envelopes on ``[low, high]`` of the lines ``(slopes[j] + own[s], values[s, j])`` of sources begin to end.
 
-    ``slopes`` ascend. Of source s, ``number[s]`` lines go to ``slope``, ``intercept`` and ``origin`` (S, CAPACITY), in
-    ascending slope; where there are more, as many chords at least as high as they are.
+    ``slopes`` ascend. The lines of every source are ``kept``; where there are more than it has place for, as many
+    chords at least as high as they are.
     """
+    slope, intercept, origin, number = kept
     size = len(slopes)
     stack = np.empty(size, np.int64)
     corner = np.empty(CAPACITY + 1)
@@ -244,26 +274,15 @@ def envelopes(
 
 
 @compiled
-def best_choice(
-    s: int,
-    n: int,
-    slope: float,
-    entering: Any,
-    opening: Any,
-    again: Any,
-    log_opening: Any,
-    log_again: Any,
-    depth: Any,
-    per_depth: Any,
-    first_mid: Any,
-    end_mid: Any,
-) -> tuple[int, int, int]:
+def best_choice(s: int, n: int, slope: float, prices: Prices) -> tuple[int, int, int]:
     """Kernel, width and depth, as positions, of the best option of a pair for the slope ahead."""
+    entering, opening, again, depth = prices.entering, prices.opening, prices.again, prices.depth
+    log_opening, log_again, per_depth = prices.log_opening, prices.log_again, prices.per_depth
     found, top = (0, 0, 0), -np.inf
     rows = entering.shape[1]
     for k in range(opening.shape[1]):
         e = min(k, rows - 1)
-        for w in range(first_mid[s, n], end_mid[s, n]):
+        for w in range(prices.first_mid[s, n], prices.end_mid[s, n]):
             worth = slope * log_again[n, k, w] - again[n, k, w]
             plain = slope * log_opening[n, k, w] - opening[n, k, w] - entering[s, e, w]
             for d in range(len(depth)):
@@ -274,8 +293,9 @@ def best_choice(
 
 
 @compiled
-def _interpolated(at: float, grid: Any, known: Any, number: int) -> float:
-    """The chord of a convex function known at ``number`` ascending points, which is never below it."""
+def _before(s: int, slope: float, prefixes: Prefixes) -> float:
+    """The best prefix to a source: the chord of a convex function of the slope, which is never below it."""
+    at, grid, known, number = slope + prefixes.own[s], prefixes.grid[s], prefixes.known[s], prefixes.number[s]
     if number == 1:
         return known[0]  # type: ignore[no-any-return]
     low, high = 1, number - 1
@@ -296,42 +316,19 @@ def _interpolated(at: float, grid: Any, known: Any, number: int) -> float:
 
 @compiled
 def value_bounds(
-    node: Any,
-    slope: Any,
-    intercept: Any,
-    begin: int,
-    end: int,
-    pair: Any,
-    entering: Any,
-    opening: Any,
-    again: Any,
-    log_source: Any,
-    log_opening: Any,
-    log_again: Any,
-    lines: Any,
-    depth: Any,
-    per_depth: Any,
-    first_mid: Any,
-    end_mid: Any,
-    own: Any,
-    grid: Any,
-    known: Any,
-    grid_number: Any,
-    target: float,
-    reached: Any,
-    by_node: Any,
-    by_mid: Any,
-    by_kernel: Any,
-    by_depth: Any,
-) -> float:
+    ahead: Ahead, prices: Prices, prefixes: Prefixes, target: float, reached: Any, begin: int, end: int
+) -> tuple[Any, float]:
     """The best prefix through a segment for slopes ``begin`` to ``end`` at its nodes: ``reached`` (J).
 
     Where a slope is that of a line ahead, with its ``intercept`` (not minus infinity) and all constants, the best path
-    through every value of every choice raises ``by_...``, if it passes ``target``; the best of the others is returned.
-    Prefixes are known by source at the slopes ``grid`` (S, G), ``own`` (S) being the slope of the source itself.
+    through every value of every choice is returned, if it passes ``target``, and the best of the others.
     """
-    sources, kernels, widths = pair.shape[0], opening.shape[1], opening.shape[2]
-    rows = entering.shape[1]
+    pair, entering, opening, again, log_source, log_opening, log_again, first_mid, end_mid, depth, per_depth, _ = prices
+    node, slope, intercept, _ = ahead
+    sources, rows, _ = entering.shape
+    nodes, kernels, widths = opening.shape
+    by_node, by_mid = np.full(nodes, -np.inf), np.full(widths, -np.inf)
+    by_kernel, by_depth = np.full(kernels, -np.inf), np.full(len(depth), -np.inf)
     best, before = np.empty((kernels, widths)), np.empty((rows, widths))
     below = -np.inf
     for j in range(begin, end):
@@ -341,11 +338,11 @@ def value_bounds(
             low, high = first_mid[s, n], end_mid[s, n]
             if low >= high:
                 continue
-            rest = _interpolated(a + own[s], grid[s], known[s], grid_number[s]) + (a * log_source[s] - pair[s, n])
+            rest = _before(s, a, prefixes) + (a * log_source[s] - pair[s, n])
             for e in range(rows):
                 for w in range(low, high):
                     before[e, w] = max(before[e, w], rest - entering[s, e, w])
-        _options(n, a, opening, again, log_opening, log_again, lines, best)
+        _options(n, a, prices, best)
         top = -np.inf
         for k in range(kernels):
             e = min(k, rows - 1)
@@ -375,43 +372,23 @@ def value_bounds(
                         by_depth[d] = max(by_depth[d], value)
                     else:
                         below = max(below, value)
-    return below
+    return (by_node, by_mid, by_kernel, by_depth), below
 
 
 @compiled
-def option_bounds(
-    node: Any,
-    slope: Any,
-    intercept: Any,
-    pair: Any,
-    entering: Any,
-    opening: Any,
-    again: Any,
-    log_source: Any,
-    log_opening: Any,
-    log_again: Any,
-    depth: Any,
-    per_depth: Any,
-    first_mid: Any,
-    end_mid: Any,
-    own: Any,
-    grid: Any,
-    known: Any,
-    grid_number: Any,
-    bounds: Any,
-) -> None:
+def option_bounds(ahead: Ahead, prices: Prices, prefixes: Prefixes, bounds: Any) -> None:
     """The best path through every option, ``bounds`` (S, N, K, W, L), over the lines ahead, with all constants."""
-    sources, kernels = pair.shape[0], opening.shape[1]
-    rows = entering.shape[1]
-    for j in range(len(node)):
-        n, a = node[j], slope[j]
+    pair, entering, opening, again, log_source, log_opening, log_again, first_mid, end_mid, depth, per_depth, _ = prices
+    sources, rows, _ = entering.shape
+    for j in range(len(ahead.node)):
+        n, a = ahead.node[j], ahead.slope[j]
         for s in range(sources):
             low, high = first_mid[s, n], end_mid[s, n]
             if low >= high:
                 continue
-            rest = _interpolated(a + own[s], grid[s], known[s], grid_number[s]) + (a * log_source[s] - pair[s, n])
-            rest += intercept[j]
-            for k in range(kernels):
+            rest = _before(s, a, prefixes) + (a * log_source[s] - pair[s, n])
+            rest += ahead.intercept[j]
+            for k in range(opening.shape[1]):
                 e = min(k, rows - 1)
                 for w in range(low, high):
                     worth = a * log_again[n, k, w] - again[n, k, w]

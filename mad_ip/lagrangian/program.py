@@ -16,18 +16,19 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mad_ip import entropy
 from mad_ip.lagrangian import kernels
 from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
+from mad_ip.lagrangian.kernels import Ahead, Prefixes, Prices, Rows
 from mad_ip.lagrangian.tables import Floats, Integers, Table
 from mad_ip.lagrangian.tables import tables as build_tables
-from mad_ip.spec import Choice, Path, Spec
+from mad_ip.spec import Path, Spec
 
-__all__ = ["Bound", "Program", "Relaxation", "Shared", "Trace", "alone"]
+__all__ = ["Bound", "Program", "Relaxation", "Shared", "Trace", "alone", "relaxed"]
 
 _ROUNDING = 1e-12
 """Margin on every bound, relative to the magnitudes summed: see docs/verification.md."""
@@ -109,10 +110,9 @@ class Relaxation:
 
         For any price, a path within the budget carries at most ``max (S - price cost) + price``; the best of several.
         """
-        box = whole(self.spec).tightened()
         bounds = [np.full(len(table.nodes), np.inf) for table in self.tables]
-        program = None if box is None else Program(self, box, ranged=False)
-        if program is None or program.is_empty:
+        program = relaxed(self, whole(self.spec), ranged=False)
+        if program is None:
             return bounds
         scale = float(program.carried[-1][1].max())
         for budget in np.eye(len(self.budgets)):
@@ -131,102 +131,12 @@ class Relaxation:
         return np.array([0.0] * (len(self.budgets) + len(self.bounded)) + depth)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One segment within a box: the rows of its table that are left; B rows of costs."""
-
-    channels: Integers
-    mid: Integers
-    kernel: Integers
-    depth: Floats
-    pair: Floats
-    entering: Floats
-    opening: Floats
-    again: Floats
-    log_source: Floats
-    log_opening: Floats
-    log_again: Floats
-    first_mid: Integers
-    end_mid: Integers
-    layers: int
-    gain: Floats
-    descending: bool
-
-    @cached_property
-    def largest(self) -> Floats:
-        """For every budget, no less than what any option costs."""
-        parts = (array.max(axis=tuple(range(1, array.ndim))) for array in (self.pair, self.entering, self.opening))
-        return np.asarray(sum(parts) + (self.depth[-1] - 1) * self.again.max(axis=(1, 2, 3)))
-
-    @property
-    def widths(self) -> tuple[Floats, Floats, Floats]:
-        """For the kernels."""
-        return self.log_source, self.log_opening, self.log_again
-
-    @cached_property
-    def follows(self) -> Any:
-        """Whether a node may follow a source (S, N)."""
-        return self.first_mid < self.end_mid
-
-    @property
-    def options(self) -> int:
-        """Number of options, the rules of the space aside."""
-        return math.prod((*self.first_mid.shape, *self.log_opening.shape[1:], len(self.depth)))
-
-    @property
-    def work(self) -> int:
-        """Elementary steps for one line at every node."""
-        return math.prod((*self.first_mid.shape, *self.entering.shape[2:]))
-
-    def priced(self, prices: Floats, budgets: int, per_depth: Floats, slope: float) -> _Priced:
-        """The options with a price for every unit of a budget, and one for every depth."""
-        arrays = (self.pair, self.entering, self.opening, self.again)
-        pair, entering, opening, again = (
-            kernels.priced(array.reshape(len(array), math.prod(array.shape[1:])), prices).reshape(array.shape[1:])
-            for array in arrays
-        )
-        # One more block is worth y: the best number of them is the highest of these lines in y.
-        lines = np.array([self.depth - 1, -per_depth])
-        # Nothing is added up with what is forbidden.
-        largest = float(prices[:budgets] @ self.largest[:budgets])
-        return _Priced(pair, entering, opening, again, per_depth, lines, slope, largest)
-
-
-@dataclass(frozen=True)
-class _Priced:
+class _Priced(NamedTuple):
     """A part's prices; ``slope`` is what the price of effectiveness adds at its end, ``largest`` no price passes."""
 
-    pair: Floats
-    entering: Floats
-    opening: Floats
-    again: Floats
-    per_depth: Floats
-    lines: Floats
+    prices: Prices
     slope: float
     largest: float
-
-    @property
-    def arrays(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """For the kernels."""
-        return self.pair, self.entering, self.opening, self.again
-
-
-@dataclass(frozen=True)
-class _Ahead:
-    """Lines of the value-to-go at the nodes of a segment, in ascending slope: node, slope and intercept."""
-
-    node: Integers
-    slope: Floats
-    intercept: Floats
-    origin: Integers
-
-    @classmethod
-    def gathered(cls, slope: Floats, intercept: Floats, origin: Integers, number: Integers) -> _Ahead:
-        """From rows of ``number`` lines for every node."""
-        node, place = np.nonzero(np.arange(slope.shape[1]) < number[:, None])
-        order = np.argsort(slope[node, place], kind="stable")
-        node, place = node[order], place[order]
-        return cls(node, slope[node, place], intercept[node, place], origin[node, place])
 
 
 class Program:
@@ -239,12 +149,10 @@ class Program:
         self.relaxation = relaxation
         self.box = box
         self.shared = shared
-        self.parts: list[_Part] = []
-        grids = [(table.nodes, table.mid, table.kernel) for table in relaxation.tables]
-        domains = zip(box.channels, box.mid, box.kernel, strict=True)
+        self.parts: list[Table] = []
         places = [
-            tuple(np.searchsorted(full, values) for full, values in zip(*pair, strict=True))
-            for pair in zip(grids, domains, strict=True)
+            tuple(np.searchsorted(full, values) for full, values in zip(table.axes[:3], domains[:3], strict=True))
+            for table, domains in zip(relaxation.tables, box.choices, strict=True)
         ]
         self.nodes = self._linked(places)
         self.is_empty = any(len(nodes) == 0 for nodes in self.nodes)
@@ -252,7 +160,7 @@ class Program:
             return
         sources = np.zeros(1, np.int64)
         for table, nodes, (_, mid, kernel), depth in zip(relaxation.tables, self.nodes, places, box.depth, strict=True):
-            self.parts.append(_part(table, sources, nodes, mid, kernel, np.array(depth, float)))
+            self.parts.append(table.part(sources, nodes, mid, kernel, np.array(depth, float)))
             sources = nodes
         self.carried = self._carried()
         if ranged:
@@ -267,7 +175,7 @@ class Program:
         """The nodes of every segment that lie on a complete path, as positions in its table."""
         follows, sources = [], np.zeros(1, np.int64)
         for table, (nodes, mid, _) in zip(self.relaxation.tables, places, strict=True):
-            first, end = _widths(table, sources, nodes, mid)
+            first, end = table.allowed(sources, nodes, mid)
             follows.append(first < end)
             sources = nodes
         kept = [np.ones(len(nodes), bool) for nodes, _, _ in places]
@@ -295,16 +203,16 @@ class Program:
     def prefixes(self, slope: float, budgets: Floats) -> tuple[list[Floats], list[Floats]]:
         """At every node the largest ``slope S - price`` of a path up to it, and the largest ``-price`` after it."""
         prices = self.relaxation.prices(budgets)
-        priced = [part.priced(prices, len(budgets), np.zeros(len(part.depth)), 0.0) for part in self.parts]
-        before, after = [np.zeros(1)], [np.zeros(len(self.parts[-1].channels))]
+        priced = [_priced(part, prices, len(budgets), np.zeros(len(part.depth)), 0.0) for part in self.parts]
+        before, after = [np.zeros(1)], [np.zeros(len(self.parts[-1].nodes))]
         for part, price in zip(self.parts, priced, strict=True):
-            number = len(part.channels)
-            ahead = _Ahead(np.arange(number), np.full(number, slope), np.full(number, -np.inf), np.arange(number))
-            prefixes = _Prefixes.at_one_slope(before[-1])
-            before.append(self._bounds(part, price, ahead, prefixes, math.inf).reached)
+            number = len(part.nodes)
+            ahead = Ahead(np.arange(number), np.full(number, slope), np.full(number, -np.inf), np.arange(number))
+            prefixes = _one_slope(before[-1])
+            before.append(self._bounds(part, price, ahead, prefixes, math.inf)[0])
         for part, price in zip(self.parts[:0:-1], priced[:0:-1], strict=True):
-            number = len(part.channels)
-            ahead = _Ahead(np.arange(number), np.zeros(number), after[-1], np.arange(number))
+            number = len(part.nodes)
+            ahead = Ahead(np.arange(number), np.zeros(number), after[-1], np.arange(number))
             after.append(self._through(part, price, ahead).max(axis=1))
         return before[1:], after[::-1]
 
@@ -369,17 +277,18 @@ class Program:
         """The price of a layer that goes with a price of effectiveness: ``mu phi'(D)`` at a number of layers."""
         return mu * (math.log(tangent) + 1 - self.relaxation.log_ratio)
 
+    def point(self, multipliers: Floats, tangents: tuple[float, ...]) -> Floats:
+        """Multipliers, and the prices of layers after them."""
+        first = len(self.relaxation.budgets)
+        bounded = zip(multipliers[first : first + len(tangents)], tangents, strict=True)
+        return np.array([*multipliers, *(self.per_layer(float(mu), tangent) for mu, tangent in bounded)])
+
     @cached_property
     def layer_ranges(self) -> tuple[tuple[int, int], ...]:
         """For every bounded segment, the fewest and the most layers up to it by the depths of the segments."""
-        parts = list(zip(self.parts, self.box.depth, strict=True))
-        return tuple(
-            (
-                sum(part.layers * depth[0] for part, depth in parts[: s + 1]),
-                sum(part.layers * depth[-1] for part, depth in parts[: s + 1]),
-            )
-            for s in self.relaxation.bounded
-        )
+        depths = zip(self.parts, self.box.depth, strict=True)
+        totals = np.cumsum([(part.layers * depth[0], part.layers * depth[-1]) for part, depth in depths], axis=0)
+        return tuple((least, most) for least, most in totals[self.relaxation.bounded].tolist())
 
     @cached_property
     def floors(self) -> tuple[tuple[Floats, Floats], ...]:
@@ -446,7 +355,7 @@ class Program:
             magnitude += relaxation.beta * abs(minorant) + 2 * bend * variance + product + abs(total) * box.last
         prices = relaxation.prices(budgets)
         priced = [
-            part.priced(prices, number, more, slope)
+            _priced(part, prices, number, more, slope)
             for part, more, slope in zip(self.parts, per_depth, slopes, strict=True)
         ]
         return priced, constant, magnitude
@@ -468,56 +377,37 @@ class Program:
             magnitude += (float(part.gain.max()) + price.slope) * most + price.largest
         return _ROUNDING * magnitude
 
-    def _backward(self, priced: list[_Priced]) -> list[_Ahead]:
+    def _backward(self, priced: list[_Priced]) -> list[Ahead]:
         """Lines of the value-to-go at the nodes of every segment, as functions of the log-width there."""
         slope = self.parts[-1].gain + priced[-1].slope
         one = np.ones(len(slope), np.int64)
-        ahead = [_Ahead.gathered(slope[:, None], slope[:, None] * 0, one[:, None] * 0, one)]
+        ahead = [_gathered(Rows(slope[:, None], slope[:, None] * 0, one[:, None] * 0, one))]
         for s in range(len(self.parts) - 1, 0, -1):
             values = self._through(self.parts[s], priced[s], ahead[-1])
             own = self.parts[s - 1].gain + priced[s - 1].slope
             ahead.append(self._enveloped(ahead[-1].slope, values, own, *self.carried[s - 1]))
         return ahead[::-1]
 
-    def _enveloped(self, lines: Floats, values: Floats, own: Floats, low: Floats, high: Floats) -> _Ahead:
+    def _enveloped(self, lines: Floats, values: Floats, own: Floats, low: Floats, high: Floats) -> Ahead:
         """The highest of the lines of slopes ``lines`` and intercepts ``values`` (S, J) in the sources' ranges."""
-        shape = values.shape[0], kernels.CAPACITY
-        slopes, intercepts, origins = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
-        number = np.empty(len(values), np.int64)
+        shape = len(values), kernels.CAPACITY
+        kept = Rows(np.empty(shape), np.empty(shape), np.empty(shape, np.int64), np.empty(len(values), np.int64))
+        self._split(len(values), values.size * 8, kernels.envelopes, lines, values, own, low, high, kept)
+        return _gathered(kept)
 
-        def work(begin: int, end: int) -> None:
-            kernels.envelopes(lines, values, own, low, high, begin, end, slopes, intercepts, origins, number)
-
-        self._split(len(values), values.size * 8, work)
-        return _Ahead.gathered(slopes, intercepts, origins, number)
-
-    def _through(self, part: _Part, price: _Priced, ahead: _Ahead) -> Floats:
+    def _through(self, part: Table, price: _Priced, ahead: Ahead) -> Floats:
         """For every source and every line ahead, its intercept before the part, (S, J)."""
         values = np.empty((len(part.log_source), len(ahead.node)))
-
-        def work(begin: int, end: int) -> None:
-            kernels.through(
-                ahead.node,
-                ahead.slope,
-                ahead.intercept,
-                begin,
-                end,
-                *price.arrays,
-                *part.widths,
-                price.lines,
-                part.first_mid,
-                part.end_mid,
-                part.descending,
-                values,
-            )
-
-        self._split(len(ahead.node), part.work * len(ahead.node) // max(1, len(part.channels)), work)
+        steps = part.work * len(ahead.node) // max(1, len(part.nodes))
+        self._split(len(ahead.node), steps, kernels.through, ahead, price.prices, part.descending, values)
         return values
 
-    def _split(self, size: int, steps: int, work: Callable[[int, int], Any]) -> list[Any]:
+    def _split(self, size: int, steps: int, loop: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What parts of a loop of a number of steps return, by one thread or several."""
+        work = functools.partial(loop, *arguments)
         return self.shared(size, work) if steps > _SHARED else alone(size, work)
 
-    def _trace(self, priced: list[_Priced], ahead: list[_Ahead], line: int) -> Trace:
+    def _trace(self, priced: list[_Priced], ahead: list[Ahead], line: int) -> Trace:
         """The maximising path that begins with a line of the first segment."""
         path, source = [], 0
         spent = np.zeros(len(self.parts[0].pair))
@@ -525,26 +415,15 @@ class Program:
         log_widths, layers = [], []
         for s, (part, price) in enumerate(zip(self.parts, priced, strict=True)):
             n, slope = int(ahead[s].node[line]), float(ahead[s].slope[line])
-            k, w, d = kernels.best_choice(
-                source,
-                n,
-                slope,
-                *price.arrays[1:],
-                part.log_opening,
-                part.log_again,
-                part.depth,
-                price.per_depth,
-                part.first_mid,
-                part.end_mid,
-            )
-            choice = Choice(int(part.channels[n]), int(part.mid[w]), int(part.kernel[k]), int(part.depth[d]))
-            path.append(choice)
-            repeats, e = choice.depth - 1, min(k, part.entering.shape[2] - 1)
+            k, w, d = kernels.best_choice(source, n, slope, price.prices)
+            path.append(part.choice(n, w, k, d))
+            depth = path[-1].depth
+            repeats, e = depth - 1, min(k, part.entering.shape[2] - 1)
             spent += part.pair[:, source, n] + part.entering[:, source, e, w]
             spent += part.opening[:, n, k, w] + repeats * part.again[:, n, k, w]
             carried += float(part.log_source[source] + part.log_opening[n, k, w] + repeats * part.log_again[n, k, w])
             entropy_ += float(part.gain[n]) * carried
-            total += part.layers * choice.depth
+            total += part.layers * depth
             if s in self.relaxation.bounded:
                 log_widths.append(carried)
                 layers.append(total)
@@ -559,21 +438,8 @@ class Program:
         """
         for part, price, ahead, prefixes in self._forward(bound):
             real = ahead.intercept > -np.inf
-            shape = (*price.pair.shape, *part.opening.shape[2:], len(part.depth))
-            bounds = np.full(shape, -np.inf)
-            kernels.option_bounds(
-                ahead.node[real],
-                ahead.slope[real],
-                ahead.intercept[real],
-                *price.arrays,
-                *part.widths,
-                part.depth,
-                price.per_depth,
-                part.first_mid,
-                part.end_mid,
-                *prefixes.arrays,
-                bounds,
-            )
+            bounds = np.full((*part.first_mid.shape, *part.opening.shape[2:], len(part.depth)), -np.inf)
+            kernels.option_bounds(Ahead(*(column[real] for column in ahead)), price.prices, prefixes, bounds)
             yield bounds
 
     def value_bounds(
@@ -585,13 +451,12 @@ class Program:
         Minus infinity stands for values on no complete path, and for what does not pass the target.
         """
         for (part, price, ahead, prefixes), domain in zip(self._forward(bound), self.box.channels, strict=True):
-            found = self._bounds(part, price, ahead, prefixes, target)
-            by_node, by_mid, by_kernel, by_depth = found.by_axis
+            _, (by_node, by_mid, by_kernel, by_depth), below = self._bounds(part, price, ahead, prefixes, target)
             channels = np.full(len(domain), -np.inf)
-            channels[np.searchsorted(domain, part.channels)] = by_node
-            yield (channels, by_mid, by_kernel, by_depth), found.below
+            channels[np.searchsorted(domain, part.nodes)] = by_node
+            yield (channels, by_mid, by_kernel, by_depth), below
 
-    def _forward(self, bound: Bound) -> Iterator[tuple[_Part, _Priced, _Ahead, _Prefixes]]:
+    def _forward(self, bound: Bound) -> Iterator[tuple[Table, _Priced, Ahead, Prefixes]]:
         """Every segment with the slopes asked of the prefixes that end there, and the prefixes that end before it.
 
         Of the slopes, those of lines of the value-to-go come with an intercept, to which all constants are added.
@@ -600,17 +465,17 @@ class Program:
         constant += self._margin(priced, magnitude)
         lines = self._backward(priced)
         asked = self._asked(lines, priced)
-        prefixes = _Prefixes.at_one_slope(np.zeros(1))
+        prefixes = _one_slope(np.zeros(1))
         for part, price, (slope, intercept) in zip(self.parts, priced, asked, strict=True):
             node, place = (np.ascontiguousarray(axis) for axis in np.nonzero(np.isfinite(slope)))
-            ahead = _Ahead(node, slope[node, place], intercept[node, place] + constant, place)
+            ahead = Ahead(node, slope[node, place], intercept[node, place] + constant, place)
             yield part, price, ahead, prefixes
             if part is not self.parts[-1]:
                 known = np.full(slope.shape, -np.inf)
-                known[node, place] = self._bounds(part, price, ahead, prefixes, math.inf).reached
-                prefixes = _Prefixes(part.gain + price.slope, slope, known, np.isfinite(slope).sum(axis=1))
+                known[node, place] = self._bounds(part, price, ahead, prefixes, math.inf)[0]
+                prefixes = Prefixes(part.gain + price.slope, slope, known, np.isfinite(slope).sum(axis=1))
 
-    def _asked(self, lines: list[_Ahead], priced: list[_Priced]) -> list[tuple[Floats, Floats]]:
+    def _asked(self, lines: list[Ahead], priced: list[_Priced]) -> list[tuple[Floats, Floats]]:
         """Slopes at which the prefixes of every node are valued, ascending, padded with infinity, and intercepts.
 
         They are those of the node's lines, and the ends of what is asked there: the slope of every line ahead of it
@@ -620,10 +485,10 @@ class Program:
         asked: list[tuple[Floats, Floats]] = []
         for s in range(len(self.parts) - 1, -1, -1):
             part, ahead = self.parts[s], lines[s]
-            number = np.bincount(ahead.node, minlength=len(part.channels))
+            number = np.bincount(ahead.node, minlength=len(part.nodes))
             order = np.argsort(ahead.node, kind="stable")
             place = np.arange(len(order)) - np.repeat(np.cumsum(number) - number, number)
-            shape = len(part.channels), int(number.max()) + 2
+            shape = len(part.nodes), int(number.max()) + 2
             slope, intercept = np.full(shape, np.inf), np.full(shape, -np.inf)
             slope[ahead.node[order], place] = ahead.slope[order]
             intercept[ahead.node[order], place] = ahead.intercept[order]
@@ -638,102 +503,47 @@ class Program:
             most = np.where(part.follows, ends, -np.inf).max(axis=1)
         return asked[::-1]
 
-    def _bounds(self, part: _Part, price: _Priced, ahead: _Ahead, prefixes: _Prefixes, target: float) -> _Values:
-        """What paths through a part are worth, by slope and by value; for no value where the target is infinite."""
+    def _bounds(
+        self, part: Table, price: _Priced, ahead: Ahead, prefixes: Prefixes, target: float
+    ) -> tuple[Floats, tuple[Floats, ...], float]:
+        """The best prefixes by slope, the best paths by value of every axis, and the best of what misses the target.
+
+        Where the target is infinite, no value is looked at.
+        """
         reached = np.empty(len(ahead.node))
-        intercept = ahead.intercept if target < math.inf else np.full(len(reached), -np.inf)
-        kernel, mid = part.opening.shape[2:]
-
-        def work(begin: int, end: int) -> _Values:
-            sizes = (len(part.channels), mid, kernel, len(part.depth))
-            values = tuple(np.full(size, -np.inf) for size in sizes)
-            below = kernels.value_bounds(
-                ahead.node,
-                ahead.slope,
-                intercept,
-                begin,
-                end,
-                *price.arrays,
-                *part.widths,
-                price.lines,
-                part.depth,
-                price.per_depth,
-                part.first_mid,
-                part.end_mid,
-                *prefixes.arrays,
-                target,
-                reached,
-                *values,
-            )
-            return _Values(reached, values, below)
-
-        parts: list[_Values] = self._split(len(reached), part.work * len(reached) // len(part.channels), work)
-        return functools.reduce(_Values.joined, parts)
+        steps = part.work * len(reached) // len(part.nodes)
+        arguments = ahead, price.prices, prefixes, target, reached
+        axes, below = zip(*self._split(len(reached), steps, kernels.value_bounds, *arguments), strict=True)
+        return reached, tuple(functools.reduce(np.maximum, axis) for axis in zip(*axes, strict=True)), max(below)
 
 
-@dataclass(frozen=True)
-class _Prefixes:
-    """The best prefixes by source, known at slopes: ``own`` (S) is the slope at the source, ``grid`` (S, G) ascends.
-
-    ``number`` (S) of the slopes are real.
-    """
-
-    own: Floats
-    grid: Floats
-    known: Floats
-    number: Integers
-
-    @classmethod
-    def at_one_slope(cls, known: Floats) -> _Prefixes:
-        """Whatever the slope, one value by source."""
-        shape = len(known), 1
-        return cls(np.zeros(len(known)), np.zeros(shape), known.reshape(shape), np.ones(len(known), np.int64))
-
-    @property
-    def arrays(self) -> tuple[Floats, Floats, Floats, Integers]:
-        """For the kernels."""
-        return self.own, self.grid, self.known, self.number
+def relaxed(relaxation: Relaxation, box: Box, *, ranged: bool = True, shared: Shared = alone) -> Program | None:
+    """The program over what is left of a box without depths that no total allows, ``None`` where nothing is."""
+    tight = box.tightened()
+    program = None if tight is None else Program(relaxation, tight, ranged=ranged, shared=shared)
+    return None if program is None or program.is_empty else program
 
 
-@dataclass(frozen=True)
-class _Values:
-    """The best prefixes by slope, the best paths by value of every axis, and the best of what misses the target."""
-
-    reached: Floats
-    by_axis: tuple[Floats, ...]
-    below: float
-
-    def joined(self, other: _Values) -> _Values:
-        """With what another part of the same slopes gives."""
-        best = tuple(map(np.maximum, self.by_axis, other.by_axis))
-        return _Values(self.reached, best, max(self.below, other.below))
+def _one_slope(known: Floats) -> Prefixes:
+    """Prefixes by source, with one value whatever the slope."""
+    shape = len(known), 1
+    return Prefixes(np.zeros(len(known)), np.zeros(shape), known.reshape(shape), np.ones(len(known), np.int64))
 
 
-def _widths(table: Table, sources: Integers, nodes: Integers, mid: Integers) -> tuple[Integers, Integers]:
-    """The range of the widths left between every source and node."""
-    pick = np.ix_(sources, nodes)
-    return np.searchsorted(mid, table.first_mid[pick]), np.searchsorted(mid, table.end_mid[pick])
+def _gathered(rows: Rows) -> Ahead:
+    """All lines, in ascending slope."""
+    slope, intercept, origin, number = rows
+    node, place = np.nonzero(np.arange(slope.shape[1]) < number[:, None])
+    order = np.argsort(slope[node, place], kind="stable")
+    node, place = node[order], place[order]
+    return Ahead(node, slope[node, place], intercept[node, place], origin[node, place])
 
 
-def _part(table: Table, sources: Integers, nodes: Integers, mid: Integers, kernel: Integers, depth: Floats) -> _Part:
-    rows = np.arange(len(table.pair))
-    first, end = _widths(table, sources, nodes, mid)
-    at_node, blocks = np.ix_(rows, nodes, kernel, mid), np.ix_(nodes, kernel, mid)
-    return _Part(
-        channels=table.nodes[nodes],
-        mid=table.mid[mid],
-        kernel=table.kernel[kernel],
-        depth=depth,
-        pair=table.pair[np.ix_(rows, sources, nodes)],
-        entering=table.entering[np.ix_(rows, sources, kernel if table.entering.shape[2] > 1 else np.array([0]), mid)],
-        opening=table.opening[at_node],
-        again=table.again[at_node],
-        log_source=table.log_source[sources],
-        log_opening=table.log_opening[blocks],
-        log_again=table.log_again[blocks],
-        first_mid=first,
-        end_mid=end,
-        layers=table.layers,
-        gain=table.gain[nodes],
-        descending=table.descending,
-    )
+def _priced(part: Table, prices: Floats, budgets: int, per_depth: Floats, slope: float) -> _Priced:
+    """The options of a part with a price for every unit of a budget, and one for every depth."""
+    costs = kernels.priced(prices, part.pair, part.entering, part.opening, part.again)
+    constants = part.log_source, part.log_opening, part.log_again, part.first_mid, part.end_mid, part.depth
+    lines = np.array([part.depth - 1, -per_depth])
+    # Nothing is added up with what is forbidden.
+    largest = float(prices[:budgets] @ part.largest[:budgets])
+    return _Priced(Prices._make((*costs, *constants, per_depth, lines)), slope, largest)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mad_ip.lagrangian.box import Box
-from mad_ip.lagrangian.program import Bound, Program, Relaxation
+from mad_ip.lagrangian.program import Bound, Relaxation, relaxed
 from mad_ip.spec import Choice, Path
 
 __all__ = ["MOST", "Survivors", "surviving"]
@@ -50,9 +50,8 @@ def surviving(
 
     ``None`` where there are too many to look at each.
     """
-    tight = box.tightened()
-    program = None if tight is None else Program(relaxation, tight)
-    if tight is None or program is None or program.is_empty:
+    program = relaxed(relaxation, box)
+    if program is None:
         return Survivors(tuple(frozenset() for _ in relaxation.tables))
     if any(part.options > MOST for part in program.parts):
         return None
@@ -61,18 +60,10 @@ def surviving(
         above = np.concatenate([values[values > target] for values in bounds])
         if len(above) > best:
             target = float(np.partition(above, -best)[-best])
-    kept: list[frozenset[Option]] = []
-    sources = relaxation.tables[0].sources
-    for part, values in zip(program.parts, bounds, strict=True):
-        alive = zip(*(axis.tolist() for axis in np.nonzero(values > target)), strict=True)
-        kept.append(
-            frozenset(
-                (
-                    int(sources[s]),
-                    Choice(int(part.channels[n]), int(part.mid[w]), int(part.kernel[k]), int(part.depth[d])),
-                )
-                for s, n, k, w, d in alive
-            )
+    alive = (np.argwhere(values > target).tolist() for values in bounds)
+    return Survivors(
+        tuple(
+            frozenset((int(part.sources[s]), part.choice(n, w, k, d)) for s, n, k, w, d in positions)
+            for part, positions in zip(program.parts, alive, strict=True)
         )
-        sources = part.channels
-    return Survivors(tuple(kept))
+    )

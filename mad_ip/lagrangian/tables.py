@@ -13,8 +13,11 @@ carried by the last segment.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 from mad_ip import blocks, entropy
 from mad_ip.cost import COSTS
 from mad_ip.errors import InternalError
-from mad_ip.spec import Segment, Spec
+from mad_ip.spec import Choice, Segment, Spec
 
 __all__ = ["Floats", "Integers", "Table", "tables"]
 
@@ -33,7 +36,9 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Table:
-    """One segment over its whole grid. Axes: B budgets, S sources, N nodes, K kernels, W inner widths.
+    """One segment over its whole grid, or what a box leaves of it.
+
+    Axes: B budgets, S sources, N nodes, K kernels, W inner widths.
 
     ``pair`` (B, S, N), ``entering`` (B, S, E, W) with E = K, or 1 where no kernel matters there, ``opening`` (B, N, K,
     W) and ``again`` (B, N, K, W) are costs in units of the budgets that are sums. Where a budget is a maximum, one more
@@ -49,7 +54,7 @@ class Table:
     nodes: Integers
     mid: Integers
     kernel: Integers
-    depth: Integers
+    depth: Floats
     pair: Floats
     entering: Floats
     opening: Floats
@@ -63,6 +68,66 @@ class Table:
     gain: Floats
     bounded: bool
     descending: bool
+
+    @cached_property
+    def follows(self) -> Any:
+        """Whether a node may follow a source (S, N)."""
+        return self.first_mid < self.end_mid
+
+    @cached_property
+    def largest(self) -> Floats:
+        """For every budget, no less than what any option costs."""
+        parts = (array.max(axis=tuple(range(1, array.ndim))) for array in (self.pair, self.entering, self.opening))
+        return np.asarray(sum(parts) + (self.depth[-1] - 1) * self.again.max(axis=(1, 2, 3)))
+
+    @property
+    def axes(self) -> tuple[Any, ...]:
+        """The values of every choice, in the order of a :class:`mad_ip.spec.Choice`."""
+        return self.nodes, self.mid, self.kernel, self.depth
+
+    def choice(self, n: int, w: int, k: int, d: int) -> Choice:
+        """What is chosen at positions on the axes."""
+        return Choice(int(self.nodes[n]), int(self.mid[w]), int(self.kernel[k]), int(self.depth[d]))
+
+    @property
+    def options(self) -> int:
+        """Number of options, the rules of the space aside."""
+        return math.prod((*self.first_mid.shape, *self.log_opening.shape[1:], len(self.depth)))
+
+    @property
+    def work(self) -> int:
+        """Elementary steps of the loops for one line at every node."""
+        return math.prod((*self.first_mid.shape, *self.entering.shape[2:]))
+
+    def allowed(self, sources: Integers, nodes: Integers, mid: Integers) -> tuple[Integers, Integers]:
+        """The range of some widths that are left between every source and node; all by their positions."""
+        pick = np.ix_(sources, nodes)
+        return np.searchsorted(mid, self.first_mid[pick]), np.searchsorted(mid, self.end_mid[pick])
+
+    def part(self, sources: Integers, nodes: Integers, mid: Integers, kernel: Integers, depth: Floats) -> Table:
+        """What is left with some values of every choice, by their positions, and with other depths."""
+        rows = np.arange(len(self.pair))
+        first, end = self.allowed(sources, nodes, mid)
+        at_node, blocks = np.ix_(rows, nodes, kernel, mid), np.ix_(nodes, kernel, mid)
+        entering = kernel if self.entering.shape[2] > 1 else np.array([0])
+        return dataclasses.replace(
+            self,
+            sources=self.sources[sources],
+            nodes=self.nodes[nodes],
+            mid=self.mid[mid],
+            kernel=self.kernel[kernel],
+            depth=depth,
+            pair=self.pair[np.ix_(rows, sources, nodes)],
+            entering=self.entering[np.ix_(rows, sources, entering, mid)],
+            opening=self.opening[at_node],
+            again=self.again[at_node],
+            log_source=self.log_source[sources],
+            log_opening=self.log_opening[blocks],
+            log_again=self.log_again[blocks],
+            first_mid=first,
+            end_mid=end,
+            gain=self.gain[nodes],
+        )
 
 
 def tables(spec: Spec) -> tuple[Table, ...]:
@@ -139,7 +204,7 @@ def _table(spec: Spec, segment: Segment) -> Table:
         nodes=nodes,
         mid=mid,
         kernel=kernel,
-        depth=np.array(segment.depth),
+        depth=np.array(segment.depth, float),
         pair=np.array([terms.pair for terms in opening]).reshape(number, *shape[:2]) / unit[:, None, None],
         entering=entering / unit[:, None, None, None],
         opening=np.array([terms.node for terms in opening]).reshape(number, *shape[1:]) / unit[:, None, None, None],

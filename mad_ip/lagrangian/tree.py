@@ -11,6 +11,7 @@ is there and the next one has begun: the result does not depend on how many work
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import itertools
 import math
@@ -24,11 +25,14 @@ import numpy as np
 
 from mad_ip.lagrangian.box import AXES, Axis, Box, whole
 from mad_ip.lagrangian.dual import EVALUATIONS, Dual, minimise
-from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace, alone
+from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace, alone, relaxed
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Path
 
-__all__ = ["Examined", "Judge", "Node", "State", "Task", "Tree", "Trim", "Workers", "branch_and_bound", "examine"]
+__all__ = [
+    *("THIN", "Judge", "Workers", "branch_and_bound", "examine", "guessed"),
+    *("Examined", "Node", "State", "Task", "Tree", "Trim"),
+]
 
 Judge = Callable[[Path], float]
 """The exact score of an architecture, minus infinity when it breaks a budget."""
@@ -42,11 +46,9 @@ Cut = tuple[Axis | Literal["total"], int, int]
 _TOTALS = 8
 """Parts of the range of the depths' sum that a split makes: the penalty's bound over a range is loose at first."""
 
-_ROUND = 16
-"""Boxes examined between two looks at the incumbent."""
-
-_ROUNDS = 2
-"""Rounds begun before the first of them must have ended: nobody who shares them waits for the last box of one."""
+_ROUND, _ROUNDS = 16, 2
+"""Boxes examined between two looks at the incumbent, and rounds of so many that are begun before the first must have
+ended: nobody who shares them waits for the last box of one."""
 
 _WORTH = 0.8
 """A box is bounded anew where trimming leaves at most this share of its values."""
@@ -54,7 +56,7 @@ _WORTH = 0.8
 _DEPTH = 4.0
 """Log-width of a block, roughly: what one more of depth is worth beside a change of widths."""
 
-_THIN = 20
+THIN = 20
 """Widths of every choice in the part of a large box that is tried first."""
 
 _NEAR = 1e-3
@@ -180,6 +182,7 @@ def branch_and_bound(
     round, in order; by default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state
     after every round; ``stop`` is asked at any moment, by any thread.
     """
+    workers = workers or (lambda tasks, stopped: [examine(relaxation, task, stop=stopped) for task in tasks])
     return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop).run()
 
 
@@ -191,18 +194,19 @@ def examine(
     Told to ``stop``, keep the bound that is known of it; without one, it takes one evaluation.
     """
     trims: list[Trim] = []
-    box, above, start, known = task.box.tightened(), task.above, task.start, task.known
+    left, above, start, known = task.box, task.above, task.start, task.known
     candidates: dict[Path, None] = {}
     while True:
         if above is not None and stop():
             return Examined("leaf", tuple(trims), above, candidates=tuple(candidates))
-        program = None if box is None else Program(relaxation, box, shared=shared)
-        if box is None or program is None or program.is_empty:
+        program = relaxed(relaxation, left, shared=shared)
+        if program is None:
             return Examined("empty", tuple(trims))
+        box = program.box
         if box.point is not None:
             return Examined("point", tuple(trims), candidates=(box.point,))
         known = tuple(trace for trace in known if box.holds(trace.path))
-        thin = Program(relaxation, box.thinned(_THIN)) if relaxation.is_large(box) else program
+        thin = Program(relaxation, box.thinned(THIN)) if relaxation.is_large(box) else program
         if thin is not program and not thin.is_empty:
             # A part of the grid has much the same multipliers, for a fraction of the work; its paths are paths here.
             there = tuple(trace for trace in known if thin.box.holds(trace.path))
@@ -231,22 +235,18 @@ def examine(
         smaller, dropped = _trimmed(program, best, task.target)
         if smaller != box:
             trims.append(Trim(best, smaller, dropped))
-        left = smaller.tightened()
-        if left is None:
+        if (tight := smaller.tightened()) is None:
             return Examined("empty", tuple(trims))
+        left = tight
         if left.size > _WORTH * box.size:
             break
-        box = left
     return Examined("leaf", tuple(trims), best, best, _cuts(left, dual), known, tuple(candidates))
 
 
-def _guessed(relaxation: Relaxation, box: Box) -> Bound | None:
-    """Multipliers by a part of the grid, for a box that only one evaluation is left for."""
-    tight = box.tightened()
-    program = None if tight is None else Program(relaxation, tight.thinned(_THIN))
-    if program is None or program.is_empty:
-        return None
-    return minimise(program, None, (), target=-math.inf).best
+def guessed(relaxation: Relaxation, box: Box) -> Bound | None:
+    """A bound on a box by itself."""
+    program = relaxed(relaxation, box)
+    return None if program is None else minimise(program, None, (), target=-math.inf).best
 
 
 def _is_promising(program: Program, trace: Trace, target: float) -> bool:
@@ -260,12 +260,9 @@ def _is_promising(program: Program, trace: Trace, target: float) -> bool:
 
 def _active(program: Program, dual: Dual) -> tuple[Trace, ...]:
     """The paths whose planes are highest at the best multipliers."""
-    best, first = dual.best, len(program.relaxation.budgets)
-    prices = [program.per_layer(float(best.multipliers[first + s]), tangent) for s, tangent in enumerate(best.tangents)]
-    height = []
-    for trace in dual.traces:
-        gradient, constant = program.plane(trace)
-        height.append(constant + float(gradient @ np.array([*best.multipliers, *prices])))
+    at = program.point(dual.best.multipliers, dual.best.tangents)
+    planes = map(program.plane, dual.traces)
+    height = [constant + float(gradient @ at) for gradient, constant in planes]
     return tuple(dual.traces[place] for place in np.argsort(height, kind="stable")[::-1][:_KNOWN])
 
 
@@ -314,46 +311,34 @@ def _cuts(box: Box, dual: Dual) -> tuple[Cut, ...]:
     return ((axis, s, lower[-1] if lower else domain[0]),)
 
 
-@dataclass(frozen=True)
-class _Open:
-    """A box in the queue, with what is known of the box around it."""
-
-    node: Node
-    above: Bound | None
-    start: Bound | None
-    known: tuple[Trace, ...]
-
-
+@dataclass
 class _Search:
-    def __init__(
-        self,
-        relaxation: Relaxation,
-        target: Callable[[], float],
-        judge: Judge,
-        explore: Callable[[Path], None],
-        workers: Workers | None,
-        most: float,
-        seconds: float,
-        watch: Callable[[State], bool],
-        stop: Callable[[], bool],
-    ) -> None:
-        self.relaxation, self.target, self.judge, self.explore = relaxation, target, judge, explore
-        self.workers = workers or (lambda tasks, stop: [examine(relaxation, task, stop=stop) for task in tasks])
-        self.most, self.seconds, self.watch, self.stop = most, seconds, watch, stop
-        self.left: list[tuple[Box, Bound]] = []
-        self.points: list[Path] = []
-        self.began = time.perf_counter()
-        self.queue: list[tuple[float, int, _Open]] = []
-        self.rounds: deque[tuple[list[_Open], float, Iterator[Examined]]] = deque()
-        self.order = itertools.count()
-        self.settled = -math.inf
-        self.judged = -math.inf
-        self.nodes = 0
+    """A run of :func:`branch_and_bound`, whose arguments come first."""
+
+    relaxation: Relaxation
+    target: Callable[[], float]
+    judge: Judge
+    explore: Callable[[Path], None]
+    workers: Workers
+    most: float
+    seconds: float
+    watch: Callable[[State], bool]
+    stop: Callable[[], bool]
+    left: list[tuple[Box, Bound]] = field(default_factory=list)
+    points: list[Path] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+    queue: list[tuple[float, int, Node, Task]] = field(default_factory=list)
+    rounds: deque[tuple[list[tuple[Node, Task]], Iterator[Examined]]] = field(default_factory=deque)
+    order: Iterator[int] = field(default_factory=itertools.count)
+    settled: float = -math.inf
+    judged: float = -math.inf
+    nodes: int = 0
 
     def run(self) -> Tree:
         root = Node(whole(self.relaxation.spec))
-        start = _guessed(self.relaxation, root.box) if self._stopped() else None
-        self._push(_Open(root, None, start, ()), math.inf)
+        # Multipliers by a part of the grid, where only one evaluation is left.
+        start = guessed(self.relaxation, root.box.thinned(THIN)) if self._stopped() else None
+        self._push(root, None, start, ())
         # At least one round: there is no bound without it.
         while True:
             self._begin()
@@ -363,48 +348,50 @@ class _Search:
             if self.watch(self._state()) or self.nodes >= self.most or self._stopped():
                 break
         left = list(self.left)
-        for item in self._waiting():
-            assert item.above is not None
+        for node, task in self._waiting():
+            assert task.above is not None
             # A part has at least the bound of the box around it.
-            item.node.settle("leaf", item.above)
-            left.append((item.node.box, item.above))
+            node.settle("leaf", task.above)
+            left.append((node.box, task.above))
         return Tree(root, self._state(), tuple(left), tuple(self.points))
 
     def _state(self) -> State:
-        waiting = [math.inf if item.above is None else item.above.value for item in self._waiting()]
+        waiting = [math.inf if task.above is None else task.above.value for _, task in self._waiting()]
         unjudged = max(self.settled, *waiting, -math.inf, *(bound.value for _, bound in self.left))
         bound, seconds = max(unjudged, self.judged), time.perf_counter() - self.began
         return State(bound, unjudged, self.settled, self.nodes, len(waiting), seconds)
 
-    def _waiting(self) -> list[_Open]:
+    def _waiting(self) -> list[tuple[Node, Task]]:
         """The boxes whose examination has not ended, or not begun."""
-        return [*(item for items, _, _ in self.rounds for item in items), *(item for _, _, item in self.queue)]
+        return [*(item for items, _ in self.rounds for item in items), *(item[2:] for item in self.queue)]
 
     def _stopped(self) -> bool:
         """Whether it is late, or somebody wants to stop."""
         return time.perf_counter() - self.began > self.seconds or self.stop()
 
-    def _push(self, item: _Open, value: float) -> None:
-        heapq.heappush(self.queue, (-value, next(self.order), item))
+    def _push(self, node: Node, above: Bound | None, start: Bound | None, known: tuple[Trace, ...]) -> None:
+        value = math.inf if above is None else above.value
+        heapq.heappush(self.queue, (-value, next(self.order), node, Task(node.box, above, start, known, -math.inf)))
 
     def _begin(self) -> None:
-        """Begin rounds of those boxes that may pass the target; the first has one."""
+        """Begin rounds of those boxes that may pass the target, which the first may whatever it is."""
         while len(self.rounds) < _ROUNDS:
             target = self.target()
-            items: list[_Open] = []
-            while self.queue and len(items) < _ROUND and -self.queue[0][0] > target:
-                items.append(heapq.heappop(self.queue)[2])
+            items: list[tuple[Node, Task]] = []
+            while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or self.queue[0][3].above is None):
+                _, _, node, task = heapq.heappop(self.queue)
+                items.append((node, dataclasses.replace(task, target=target)))
             if not items:
                 break
-            tasks = [Task(item.node.box, item.above, item.start, item.known, target) for item in items]
-            self.rounds.append((items, target, iter(self.workers(tasks, self._stopped))))
+            self.rounds.append((items, iter(self.workers([task for _, task in items], self._stopped))))
 
     def _end(self) -> None:
         """End the round that was begun first."""
-        items, target, results = self.rounds[0]
+        items, results = self.rounds[0]
         while items:
             found = next(results)
-            self._apply(items.pop(0).node, found, target)
+            node, task = items.pop(0)
+            self._apply(node, found, task.target)
         self.rounds.popleft()
 
     def _apply(self, node: Node, found: Examined, target: float) -> None:
@@ -442,6 +429,6 @@ class _Search:
             node.kind, node.split = "split", cut
             lower, upper = box.split(*cut)
             node.children = [Node(lower), Node(upper)]
-            self._push(_Open(node.children[0], bound, found.start, found.known), bound.value)
+            self._push(node.children[0], bound, found.start, found.known)
             node, box = node.children[1], upper
-        self._push(_Open(node, bound, found.start, found.known), bound.value)
+        self._push(node, bound, found.start, found.known)

@@ -43,19 +43,15 @@ def relaxation(spec: Spec) -> Relaxation:
     return Relaxation(spec)
 
 
-def _examined(spec: Spec, task: Task) -> Examined:
-    return examine(relaxation(spec), task)
-
-
-def _one_by_one(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
-    return (examine(relaxation(spec), task, stop=stop) for task in tasks)
+def _examined(spec: Spec, task: Task, **options: Any) -> Examined:
+    return examine(relaxation(spec), task, **options)
 
 
 @contextmanager
 def threads(number: int) -> Iterator[Workers]:
     """This thread and ``number - 1`` processes; until those are ready, so many threads share the loops of its boxes."""
     if number == 1:
-        yield _one_by_one
+        yield lambda spec, tasks, stop: (_examined(spec, task, stop=stop) for task in tasks)
         return
     with ThreadPoolExecutor(number) as pool, ExitStack() as stack:
 
@@ -64,29 +60,26 @@ def threads(number: int) -> Iterator[Workers]:
             ends = [size * part // (4 * number) for part in range(4 * number + 1)]
             return list(pool.map(work, ends[:-1], ends[1:]))
 
-        yield _Crew(number - 1, shared, stack).examine
+        yield _Crew([stack.enter_context(started(_serve, None)) for _ in range(number - 1)], shared).examine
 
 
 class _Crew:
-    """Boxes that this thread examines, and processes once they are ready; those end with ``stack``.
+    """Boxes that this thread examines, and processes once they are ready.
 
     Every task has a number, in the order in which they come. A process holds some tasks, so that it need not wait for
     this thread, which examines the others: all large boxes, whose loops threads share.
     """
 
-    def __init__(self, number: int, shared: Shared, stack: ExitStack) -> None:
-        self.number, self.shared, self.stack = number, shared, stack
+    def __init__(self, processes: list[Process], shared: Shared) -> None:
+        self.starting, self.shared = processes, shared
         self.tickets = itertools.count()
         self.waiting: dict[int, tuple[Spec, Task]] = {}
         self.large: set[int] = set()
         self.found: dict[int, Examined] = {}
-        self.starting: list[Process] | None = None
         self.held: dict[Process, dict[int, tuple[Spec, Task]]] = {}
 
     def examine(self, spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
         """What the tasks find, in their order; processes begin at once."""
-        if self.starting is None:
-            self.starting = [self.stack.enter_context(started(_serve, None)) for _ in range(self.number)]
         tickets = list(itertools.islice(self.tickets, len(tasks)))
         self.waiting.update(zip(tickets, ((spec, task) for task in tasks), strict=True))
         self.large = {t for t, (spec, task) in self.waiting.items() if relaxation(spec).is_large(task.box)}
@@ -112,23 +105,22 @@ class _Crew:
         if self.waiting:
             ticket = min(self.waiting)
             spec, task = self.waiting.pop(ticket)
-            self.found[ticket] = examine(relaxation(spec), task, shared=self.shared, stop=stop)
+            self.found[ticket] = _examined(spec, task, shared=self.shared, stop=stop)
 
     def _exchange(self, seconds: float) -> None:
         """Take what processes have found, within ``seconds``, and hand out what waits."""
-        starting = self.starting or []
-        for process in ready([*starting, *self.held], seconds):
+        for process in ready([*self.starting, *self.held], seconds):
             try:
                 ticket, found = process.receive()
-                if process in starting:
-                    starting.remove(process)
+                if process in self.starting:
+                    self.starting.remove(process)
                     self.held[process] = {}
                 elif self.held[process].pop(ticket, None):
                     self.found[ticket] = found
             except EOFError:
                 self._lost(process)
         small = sorted(self.waiting.keys() - self.large, reverse=True)
-        most = min(max(_HELD, len(small) // (2 * self.number)), _MOST)
+        most = min(max(_HELD, len(small) // (2 * max(1, len(self.held)))), _MOST)
         for process in [process for _ in range(most) for process in self.held]:
             if small and process in self.held and len(self.held[process]) < most:
                 ticket = small.pop()
@@ -140,7 +132,7 @@ class _Crew:
 
     def _lost(self, process: Process) -> None:
         """No task is lost with a process."""
-        if self.starting and process in self.starting:
+        if process in self.starting:
             self.starting.remove(process)
         self.waiting.update(self.held.pop(process, {}))
 
@@ -150,7 +142,7 @@ def _serve(_: None, parent: Parent) -> None:
     parent.send((-1, None))
     while True:
         ticket, spec, task = parent.receive()
-        parent.send((ticket, examine(relaxation(spec), task, stop=parent.asked)))
+        parent.send((ticket, _examined(spec, task, stop=parent.asked)))
 
 
 @contextmanager
@@ -175,11 +167,9 @@ def cluster(address: str) -> Iterator[Workers]:
         ) from None
 
     def examine_all(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
-        return gathered(client.map(functools.partial(_examined, spec), tasks, pure=False))
-
-    def gathered(futures: Any) -> Iterator[Examined]:
+        futures: Any = client.map(functools.partial(_examined, spec), tasks, pure=False)
         try:
-            yield from client.gather(futures)
+            return iter(client.gather(futures))
         except KilledWorker:
             raise MadIpError(f"--cluster {address}: several workers died over the same box") from None
         except CancelledError:
