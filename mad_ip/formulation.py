@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,9 @@ from pyomo.core.expr import LinearExpression
 
 from mad_ip import entropy, paths
 from mad_ip.catalogue import Catalogue, Options
-from mad_ip.depths import Window
 from mad_ip.spec import Spec
 
-__all__ = ["Formulation"]
+__all__ = ["Formulation", "Window", "attainable_spreads"]
 
 _BUDGET_SCALE = 1e4
 """Right-hand side of a budget row: a solver's absolute tolerance of 1e-7 is then 1e-11 of the budget."""
@@ -41,6 +41,39 @@ _CARRIED_SLACK = 1e-6
 """Relative slack on the bounds of what is carried: with two rows nearer to each other than its tolerance, the presolve
 of HiGHS 1.16 cut off the optimum.
 """
+
+
+@dataclass(frozen=True)
+class Window:
+    """Attainable values of ``n^2 Var`` of the ``number`` penalised depths that an optimum can have, ascending: the
+    breakpoints of the depth penalty (equation 2.8).
+
+    ``base`` is ``Q`` at the smallest of them: solvers minimise ``Q - base``, which stays small.
+    """
+
+    spreads: tuple[int, ...]
+    number: int
+    convention: str
+
+    @property
+    def uniformities(self) -> NDArray[np.float64]:
+        """``Q`` at every value of the window."""
+        return np.asarray(entropy.uniformity_of(np.array(self.spreads), self.number, self.convention))
+
+    @property
+    def base(self) -> float:
+        """``Q`` at the smallest value."""
+        return float(self.uniformities[0])
+
+
+def attainable_spreads(domains: Sequence[Sequence[int]], most: float = math.inf) -> tuple[int, ...]:
+    """All values of ``n^2 Var = n sum L^2 - (sum L)^2`` over a product of depth domains, ascending, up to ``most``."""
+    sums = {(0, 0)}
+    for domain in domains:
+        sums = {(total + depth, squares + depth**2) for total, squares in sums for depth in domain}
+    number = len(domains)
+    spreads = {number * squares - total**2 for total, squares in sums}
+    return tuple(sorted(spread for spread in spreads if spread <= most))
 
 
 class Formulation:

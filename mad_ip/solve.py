@@ -20,14 +20,14 @@ import pyomo.environ  # noqa: F401
 from numpy.typing import NDArray
 
 from mad_ip import catalogue as catalogues
-from mad_ip import decomposition, depths, paths
+from mad_ip import decomposition, paths
 from mad_ip.backends import Findings, Limits, Profile, Progress, Search, compile_model, load_backend, solve_apart
 from mad_ip.catalogue import Catalogue, Floats, raw_options
 from mad_ip.decomposition import Found
 from mad_ip.decomposition.least import least
-from mad_ip.depths import Window
 from mad_ip.design import Certificate, Design, relative_gap, violations
 from mad_ip.errors import InputError, InternalError, MadIpError
+from mad_ip.formulation import Formulation, Window, attainable_spreads
 from mad_ip.lagrangian.workers import threads as thread_pool
 from mad_ip.spec import Budget, Objective, Spec
 
@@ -266,8 +266,6 @@ class _Solve:
 
         What it returns is decoded and checked, and excluded when it misses a budget.
         """
-        from mad_ip.formulation import Formulation
-
         self.phase = self.backend.name
         catalogue = catalogue.linked()
         if catalogue.is_empty:
@@ -323,7 +321,7 @@ class _Solve:
         if beta == 0:
             return None
         penalised = [options for options in catalogue.segments if options.segment.penalised]
-        spreads = depths.attainable_spreads([tuple(np.unique(options.depth).tolist()) for options in penalised])
+        spreads = attainable_spreads([tuple(np.unique(options.depth).tolist()) for options in penalised])
         window = Window(spreads, len(penalised), spec.convention)
         score = self._score
         most = (_entropy_bound(catalogue) - score) / beta * (1 + _ROUNDING) + _ROUNDING

@@ -37,10 +37,9 @@ from mad_ip.backends import (
 from mad_ip.backends.integers import to_integers
 from mad_ip.backends.profile import BACKENDS
 from mad_ip.decomposition.least import least
-from mad_ip.depths import Window, attainable_spreads
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError, InternalError
-from mad_ip.formulation import Formulation
+from mad_ip.formulation import Formulation, Window, attainable_spreads
 from mad_ip.solve import NoDesignError, choices
 from mad_ip.solve import solve as solve_spec
 from mad_ip.spec import Budget, Spec

@@ -14,12 +14,11 @@ from strategies import specs
 from test_catalogue import catalogue_paths
 
 from mad_ip import catalogue as catalogues
-from mad_ip import depths, entropy, paths
+from mad_ip import entropy, paths
 from mad_ip.backends import Limits, Outcome, Problem, Profile, compile_model, load_backend
 from mad_ip.catalogue import Catalogue
-from mad_ip.depths import Window
 from mad_ip.design import Design, violations
-from mad_ip.formulation import Formulation
+from mad_ip.formulation import Formulation, Window, attainable_spreads
 from mad_ip.spec import Spec
 
 QUICK = settings(
@@ -36,7 +35,7 @@ def window_of(spec: Spec, least: int = 0) -> Window | None:
     if spec.objective.depth_penalty == 0:
         return None
     domains = [stage.depth for stage in spec.stages][spec.penalised]
-    spreads = [spread for spread in depths.attainable_spreads(domains) if spread >= least]
+    spreads = [spread for spread in attainable_spreads(domains) if spread >= least]
     return Window(tuple(spreads), len(domains), spec.convention)
 
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from mad_ip import catalogue, decomposition, formulation, paths, solve
 from mad_ip.backends import Profile
 from mad_ip.decomposition import Found
-from mad_ip.depths import Window
 from mad_ip.design import Design
 from mad_ip.errors import InternalError
+from mad_ip.formulation import Window
 from mad_ip.lagrangian import kernels, program, tree, workers
 from mad_ip.lagrangian.box import Box
 from mad_ip.lagrangian.survivors import Survivors
