@@ -17,8 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from mad_ip.frames import Time
-from mad_ip.spec import Segment
+from mad_ip.spec import Segment, Time
 
 __all__ = [
     "FAMILIES",

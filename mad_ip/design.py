@@ -18,9 +18,8 @@ from mad_ip.cost import COSTS
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
 from mad_ip.files import read_json, write_atomically
-from mad_ip.frames import Time, times
 from mad_ip.reader import Reader
-from mad_ip.spec import CONVENTIONS, FAMILIES, TEMPORAL, Choice, Path, Segment, Spec, segments, temporal
+from mad_ip.spec import CONVENTIONS, FAMILIES, TEMPORAL, Choice, Path, Segment, Spec, Time, segments, temporal, times
 
 __all__ = [
     "EFFECTIVENESS_TOLERANCE",
@@ -175,13 +174,9 @@ class Design:
             resolution=spec.input.resolution,
             image_channels=spec.input.channels,
             frames=spec.input.frames,
-            stem=StemChoice(
-                stem.kernel, stem.stride, path[0][0], stem.weight, stem.temporal_kernel, stem.temporal_stride
-            ),
+            stem=StemChoice(stem.kernel, stem.stride, path[0][0], stem.weight, *_temporal(stem)),
             stages=tuple(
-                StageChoice(
-                    stage.block, stage.stride, *choice, stage.weight, stage.temporal_kernel, stage.temporal_stride
-                )
+                StageChoice(stage.block, stage.stride, *choice, stage.weight, *_temporal(stage))
                 for stage, choice in zip(spec.stages, path[1:], strict=False)
             ),
             tail=None if spec.tail is None else path[-1][0],

@@ -14,12 +14,11 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from mad_ip import cost
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml
-from mad_ip.frames import Time, times
 from mad_ip.reader import REQUIRED, Reader
 
 __all__ = [
@@ -37,8 +36,10 @@ __all__ = [
     "Stage",
     "Stem",
     "Tail",
+    "Time",
     "default_weights",
     "segments",
+    "times",
 ]
 
 CONVENTIONS = ("paper", "tinynas")
@@ -190,6 +191,44 @@ class Tail:
     """1x1 convolution, BN and activation after the last stage."""
 
     channels: Domain
+
+
+@dataclass(frozen=True)
+class Time:
+    """The time axis of a convolution: ``frames`` in, ``kernel``, ``stride``; ``frames = None`` is an image's."""
+
+    frames: int | None = None
+    kernel: int = 1
+    stride: int = 1
+
+    @property
+    def out_frames(self) -> int | None:
+        """Output frames with padding ``kernel // 2``, rounded up; ``None`` for an image."""
+        return None if self.frames is None else -(-self.frames // self.stride)
+
+    @property
+    def after(self) -> Time:
+        """The axis of a convolution that follows with the same kernel and no stride."""
+        return Time(self.out_frames, self.kernel)
+
+
+class _Level(Protocol):
+    """A stem or a stage, to be decided or decided."""
+
+    @property
+    def temporal_kernel(self) -> int: ...
+
+    @property
+    def temporal_stride(self) -> int: ...
+
+
+def times(frames: int | None, levels: Iterable[_Level]) -> tuple[Time, ...]:
+    """The time axes of the stem and of the first block of every stage, for a clip of ``frames`` frames."""
+    found = []
+    for level in levels:
+        found.append(Time(frames, level.temporal_kernel, level.temporal_stride))
+        frames = found[-1].out_frames
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 ALLOWED = {
     "spec",
-    "frames",
     "blocks",
     "entropy",
     "cost",

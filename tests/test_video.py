@@ -29,12 +29,11 @@ from mad_ip.catalogue import build
 from mad_ip.decomposition import optimise
 from mad_ip.design import Design, StageChoice, StemChoice, violations
 from mad_ip.errors import InputError
-from mad_ip.frames import Time
 from mad_ip.lagrangian.workers import threads
 from mad_ip.networks import Network, measure
 from mad_ip.networks.modules import Residual
 from mad_ip.reports.table import design_table, space_table
-from mad_ip.spec import Budget, Spec, Stage, Stem
+from mad_ip.spec import Budget, Spec, Stage, Stem, Time
 from mad_ip.verification import exhaust, verify
 from mad_ip.verification.attack import evaluate
 from mad_ip.verification.bound import bound, replay

@@ -14,8 +14,7 @@ from mad_ip import cost, entropy
 from mad_ip.blocks import Layer
 from mad_ip.catalogue import Catalogue, architectures, raw_options
 from mad_ip.design import Design
-from mad_ip.frames import Time
-from mad_ip.spec import Budget, Segment, Spec
+from mad_ip.spec import Budget, Segment, Spec, Time
 
 __all__ = ["design_table", "quantity", "ranking_table", "space_table"]
 
