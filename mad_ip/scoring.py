@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +118,7 @@ def of_path(
     gated: bool = False,
 ) -> Score:
     """The score of main-path layers, given for every resolution from the image on; weights 1 and at the last 8."""
-    levels, ends, profile = [], [], []
+    levels, ends = [], []
     passed: list[Layer] = []
     weights = default_weights([2] * (len(path) - 1))
     for layers, weight in zip(path, weights, strict=True):
@@ -127,11 +126,8 @@ def of_path(
         size, channels = layers[-1].out_size, layers[-1].out_channels
         gain = float(entropy.entropy_gain(weight, size, channels))
         levels.append(Level(entropy.count(passed), entropy.log_width(passed), gain, weight))
-        ends.append((size, channels))
-        unit = float(entropy.entropy_gain(1.0, size, channels))
-        profile.append((size, dataclasses.replace(levels[-1], gain=unit, weight=1.0)))
+        ends.append((size, channels, None))
     return Score(
-        profile=tuple(profile),
         path=tuple(tuple(layers) for layers in path),
         gated=gated,
         **_worth(levels, ends, convention),
@@ -151,16 +147,9 @@ def of_design(design: Design, convention: str | None = None, resolution: int | N
     metrics = design.measure(0.0)
     channels = [design.stem.channels, *(stage.channels for stage in design.stages)]
     channels[-1] = design.feature_channels
-    rows = list(zip(design.levels(), zip(design.resolutions, channels, strict=True), strict=True))
-    weighted = [row for row in rows if row[0].weight > 0 or row is rows[-1]]
-    unit = dataclasses.replace(
-        design,
-        stem=dataclasses.replace(design.stem, weight=1.0),
-        stages=tuple(dataclasses.replace(stage, weight=1.0) for stage in design.stages),
-    )
+    ends = list(zip(design.resolutions, channels, [time.out_frames for time in design.times], strict=True))
     return Score(
-        profile=tuple(zip(design.resolutions, unit.levels(), strict=True)),
-        **_worth([level for level, _ in weighted], [end for _, end in weighted], design.convention),
+        **_worth(design.levels(), ends, design.convention),
         name=design.name,
         frames=design.frames,
         resolution=design.resolution,
@@ -170,8 +159,10 @@ def of_design(design: Design, convention: str | None = None, resolution: int | N
     )
 
 
-def _worth(levels: Sequence[Level], ends: Sequence[tuple[int, int]], convention: str) -> dict[str, Any]:
+def _worth(levels: Sequence[Level], ends: Sequence[tuple[int, int, int | None]], convention: str) -> dict[str, Any]:
+    """What a score says of levels that end with these pixels, channels and frames."""
     factor = entropy.entropy_factor(convention)
+    units = [float(entropy.entropy_gain(1.0, *end)) for end in ends]
     return {
         "convention": convention,
         "entropy": entropy.entropy(levels, convention),
@@ -179,19 +170,17 @@ def _worth(levels: Sequence[Level], ends: Sequence[tuple[int, int]], convention:
         "layers": levels[-1].depth,
         "levels": tuple(
             Contribution(size, channels, level.weight, level.depth, factor * level.gain * level.log_width)
-            for level, (size, channels) in zip(levels, ends, strict=True)
+            for level, (size, channels, _) in zip(levels, ends, strict=True)
+            if level.weight > 0 or level is levels[-1]
+        ),
+        "profile": tuple(
+            (size, dataclasses.replace(level, gain=unit, weight=1.0))
+            for level, unit, (size, *_) in zip(levels, units, ends, strict=True)
         ),
     }
 
 
-def against(
-    score: Score,
-    spec: Spec,
-    *,
-    gap: float = 1e-6,
-    time_limit: float = math.inf,
-    **options: Any,
-) -> Optimum:
+def against(score: Score, spec: Spec, **options: Any) -> Optimum:
     """The best design of the space of ``spec`` at exactly what the network of ``score`` costs, and the share reached.
 
     Budgets, convention and depth penalty of the spec are replaced: by the network's own MACs, parameters and
@@ -214,7 +203,7 @@ def against(
         objective=Objective(0.0),
         sha256="",
     )
-    design = solve(problem, gap=gap, time_limit=time_limit, **options)
+    design = solve(problem, **options)
     assert design.certificate is not None
     share = worth / design.metrics.entropy
     # Without a depth penalty the bound on the score is one on the entropy.
@@ -247,7 +236,8 @@ def default_spec(score: Score, classes: int = 1000) -> Spec:
         family = "bottleneck" if 3 * (len(body) - len(spatial)) >= len(body) else "basic"
     parts = [list(level) for level in score.path]
     parts[0] = parts[0][1:]
-    trailing = _trailing(parts[-1])
+    # The 1x1 convolutions at the end.
+    trailing = len(parts[-1]) - max((n for n, layer in enumerate(parts[-1], start=1) if layer.kernel > 1), default=0)
     tail = parts[-1].pop() if trailing > (family != "basic") else None
     stages: list[Stage] = []
     size = stem.out_size
@@ -295,8 +285,3 @@ def _around(value: int) -> tuple[int, ...]:
     """Half to twice ``value``, in multiples of 8 (of 1 below 16)."""
     step = 8 if value >= 16 else 1
     return tuple(sorted({max(step, round(value * quarters / (4 * step)) * step) for quarters in (2, 3, 4, 5, 6, 8)}))
-
-
-def _trailing(layers: Sequence[Layer]) -> int:
-    """Number of 1x1 convolutions at the end."""
-    return len(layers) - max((n for n, layer in enumerate(layers, start=1) if layer.kernel > 1), default=0)
