@@ -102,11 +102,7 @@ class _Search:
     """The best network so far, and for every number of layers still ``open`` a bound on S."""
 
     def __init__(
-        self,
-        spec: MlpSpec,
-        time_limit: float = math.inf,
-        watch: Callable[[Report], None] | None = None,
-        interrupted: Callable[[], bool] = lambda: False,
+        self, spec: MlpSpec, time_limit: float, watch: Callable[[Report], None] | None, interrupted: Callable[[], bool]
     ) -> None:
         self.spec, self.time_limit, self.watch, self.interrupted = spec, time_limit, watch, interrupted
         self.began = time.perf_counter()
@@ -257,9 +253,8 @@ class _Chain:
                 b_ub=[-path.log_width for path in paths],
                 bounds=[(0, _LARGEST_PRICE * max(1.0, paths[0].log_width))] * len(limits) + [(None, None)],
             )
-            if not len(limits) or self.bound - master.fun <= _DUAL_GAP * max(1.0, abs(self.bound)):
-                return paths
-            if len(paths) == _MOST_PLANES:
+            closed = not len(limits) or self.bound - master.fun <= _DUAL_GAP * max(1.0, abs(self.bound))
+            if closed or len(paths) == _MOST_PLANES:
                 return paths
             prices = np.maximum(master.x[:-1], 0) / unit
 
@@ -350,11 +345,7 @@ def _undominated(nodes: Integers, costs: Integers, sums: Floats) -> Integers:
     Labels come by falling sum, so one is beaten when an earlier one has no more of either cost: a staircase of
     rising first and falling second costs tells by bisection.
     """
-    first, second = np.zeros((2, len(nodes)), np.int64)
-    if len(costs) > 0:
-        first = costs[0]
-    if len(costs) > 1:
-        second = costs[1]
+    first, second = np.concatenate([costs, np.zeros((2 - len(costs), len(nodes)), np.int64)])
     order = np.lexsort((second, first, -sums, nodes))
     kept: list[int] = []
     at = -1
@@ -384,7 +375,7 @@ def _explain(spec: MlpSpec, stopped: Callable[[], bool]) -> str:
         conflict = list(limits)
         for key in limits:
             fewer = {other: limits[other] for other in conflict if other != key}
-            search = _Search(dataclasses.replace(spec, budget=Budget(**fewer)), interrupted=stopped)
+            search = _Search(dataclasses.replace(spec, budget=Budget(**fewer)), math.inf, None, stopped)
             search.run()
             if search.design is None and not search.open:
                 conflict = list(fewer)

@@ -138,9 +138,6 @@ class _Search:
             reasons = (better("attack", found, self.measured.score),)
         return Attack(score, found, self.spent, finished, seconds, reasons)
 
-    def _state(self) -> Attack:
-        return Attack(self.score, None, self.spent, False, time.perf_counter() - self.began)
-
     def _evaluate(self, genes: Integers) -> tuple[Floats, Floats]:
         """Score and violation of every column; raise :class:`_Stopped` when the search is over."""
         genes = genes[:, : self.evaluations - self.spent]
@@ -152,7 +149,7 @@ class _Search:
         top = int(np.argmax(feasible))
         if feasible[top] > self.score:
             self.score, self.best = float(feasible[top]), genes[:, top].copy()
-        state = self._state()
+        state = Attack(self.score, None, self.spent, False, time.perf_counter() - self.began)
         if self.spent >= self.evaluations or state.seconds > self.seconds:
             raise _Stopped
         if self.watch is not None and self.watch(state):
