@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -184,10 +185,9 @@ def score(
         if str(operation) not in _COSTS:
             raise InputError(f"{name}: spends MACs in {operation}, which is neither a convolution nor a linear layer")
     tracer = _Tracer(name, graph, list(weights))
-    path = [step.layer for step in tracer.steps()]
     return of_path(
         name,
-        [path[start:stop] for start, stop in _levels(tracer, name)],
+        _levels(tracer),
         convention=convention,
         resolution=resolution,
         image_channels=image_channels,
@@ -227,7 +227,9 @@ class _Tracer:
     def _follow(self, node: fx.Node) -> None:
         """Set the features of ``node``, if any of its inputs are features."""
         sources = [self.features[source] for source in node.all_input_nodes if source in self.features]
-        if not sources or not _is_tensor(node):
+        value = node.meta.get("val")
+        value = value[0] if isinstance(value, tuple | list) and value else value
+        if not sources or not isinstance(value, Tensor):
             return
         if str(node.target).startswith("aten.convolution."):
             self.features[node] = self._convolve(node)
@@ -333,8 +335,8 @@ class _Tracer:
         return name.rpartition(".")[0]
 
 
-def _levels(tracer: _Tracer, name: str) -> list[tuple[int, int]]:
-    """Where the resolutions of the main path begin and end, as ranges of its convolutions.
+def _levels(tracer: _Tracer) -> list[list[Layer]]:
+    """The layers of the main path, by resolution.
 
     A resolution ends before the block whose convolution changes it: before the residual that holds it; without one,
     before the smallest module that holds it and another convolution of the path, unless that goes back to the first.
@@ -347,14 +349,12 @@ def _levels(tracer: _Tracer, name: str) -> list[tuple[int, int]]:
             continue
         if sizes[position] > sizes[position - 1]:
             raise InputError(
-                f"{name}: {steps[position].module} has more pixels than the convolution before it, "
+                f"{tracer.name}: {steps[position].module} has more pixels than the convolution before it, "
                 f"which is not understood"
             )
         start = _block_start(steps, tracer.spans, position)
-        if start <= starts[-1]:
-            start = position
-        starts.append(start)
-    return list(zip(starts, [*starts[1:], len(steps)], strict=True))
+        starts.append(start if start > starts[-1] else position)
+    return [[step.layer for step in steps[start:stop]] for start, stop in itertools.pairwise([*starts, len(steps)])]
 
 
 def _block_start(steps: Sequence[_Step], spans: dict[_Step, int], position: int) -> int:
@@ -381,12 +381,6 @@ def _back(step: _Step | None) -> Iterator[_Step]:
 
 def _worth(step: _Step | None) -> tuple[int, int]:
     return (0, 0) if step is None else (step.number, step.spatial)
-
-
-def _is_tensor(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    value = value[0] if isinstance(value, tuple | list) and value else value
-    return isinstance(value, Tensor)
 
 
 def _sizes(shape: Sequence[int]) -> str:
