@@ -28,7 +28,7 @@ import mad_ip
 from mad_ip import cli
 from mad_ip.design import Design, Verification
 from mad_ip.errors import InputError
-from mad_ip.reports.verification import Model, line, sentences
+from mad_ip.reports.verification import Model, display, line, sentences
 from mad_ip.spec import Budget, Spec
 from mad_ip.verification import Exhaustion, Report, architectures, audit, exhaust, exhaustion, prove, verify
 from mad_ip.verification.__main__ import main
@@ -637,7 +637,8 @@ def test_the_zoo_is_verified_in_parallel(
 def test_a_process_that_dies_is_a_failure(spec: Spec, design: Design, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [Job("broken", spec, replace(design, metrics=None)), Job("whole", spec, design)]  # type: ignore[arg-type]
     shown = io.StringIO()
-    broken, whole = verify_all(jobs, {"evaluations": 1_000}, 2, Console(file=shown))
+    with display([job.name for job in jobs], Console(file=shown)) as watch:
+        broken, whole = verify_all(jobs, {"evaluations": 1_000}, 2, watch)
     assert broken.reasons == ("its process ended without a verdict",)
     assert whole.verdict == "proven"
     assert "broken: failed" in shown.getvalue()

@@ -1,9 +1,9 @@
 """Who examines boxes: this process and others beside it, or a Dask cluster.
 
-Most of the time of a small box is the interpreter's, so that processes share boxes. Where there is only one, or while
-they start, threads share its loops, which hold no lock. Every task travels with its spec (a few kilobytes), and every
-process keeps the relaxations of the last specs: workers have no state to set up or to lose. Results come in the order
-of the tasks and do not depend on who examined them.
+Most of the time of a small box is the interpreter's, so that processes share small boxes. Of a large one it is that of
+loops, which hold no lock, so that threads of this process share them. Every task travels with its spec (a few
+kilobytes), and every process keeps the relaxations of the last specs: workers have no state to set up or to lose.
+Results come in the order of the tasks and do not depend on who examined them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _examined(spec: Spec, task: Task, **options: Any) -> Examined:
 
 @contextmanager
 def threads(number: int) -> Iterator[Workers]:
-    """This thread and ``number - 1`` processes; until those are ready, so many threads share the loops of its boxes."""
+    """This thread and ``number - 1`` processes for small boxes, and so many threads for the loops of large ones."""
     if number == 1:
         yield lambda spec, tasks, stop: (_examined(spec, task, stop=stop) for task in tasks)
         return

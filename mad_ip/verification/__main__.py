@@ -19,7 +19,7 @@ from rich.console import Console
 
 from mad_ip.design import Design
 from mad_ip.errors import InputError, MadIpError
-from mad_ip.reports.verification import Model, show
+from mad_ip.reports.verification import Model, display, show
 from mad_ip.spec import Spec
 from mad_ip.verification.attack import EVALUATIONS
 from mad_ip.verification.parallel import Job, verify_all
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # One model has all cores; of several, each has its share.
         cores = os.cpu_count() or 1
         shared = {**settings, "threads": max(1, cores // len(jobs))}
-        verdicts = verify_all(jobs, shared, cores, errors)
+        with display([job.name for job in jobs], errors) as watch:
+            verdicts = verify_all(jobs, shared, cores, watch)
     except MadIpError as error:
         errors.print(str(error), style="red", markup=False, soft_wrap=True)
         return error.exit_code

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
 from mad_ip.design import Design
 from mad_ip.errors import MadIpError
 from mad_ip.processes import Parent, Process, ready, started
-from mad_ip.reports.verification import display
 from mad_ip.spec import Spec
 from mad_ip.verification.exhaustion import architectures
 from mad_ip.verification.verdict import Report, Verdict, verify
@@ -36,16 +33,21 @@ class Job:
         return math.inf if known is None else known.seconds, architectures(self.spec)
 
 
-def verify_all(jobs: Sequence[Job], settings: Mapping[str, Any], processes: int, console: Console) -> list[Verdict]:
+def verify_all(
+    jobs: Sequence[Job],
+    settings: Mapping[str, Any],
+    processes: int,
+    watch: Callable[[int, Report | Verdict], object] = lambda number, message: None,
+) -> list[Verdict]:
     """Verify all jobs, ``settings`` being keywords of :func:`verify`, at most ``processes`` at a time, longest first.
 
-    ``console`` shows how far each is. A process that fails gives a failed verdict. Whatever ends this function, Ctrl-C
-    included, ends the processes.
+    ``watch`` is told the number of a job with every report and the verdict. A process that fails gives a failed
+    verdict. Whatever ends this function, Ctrl-C included, ends the processes.
     """
     waiting = sorted(range(len(jobs)), key=lambda number: jobs[number].effort)
     running: dict[Process, int] = {}
     verdicts: dict[int, Verdict] = {}
-    with display([job.name for job in jobs], console) as show, ExitStack() as stack:
+    with ExitStack() as stack:
         while waiting or running:
             while waiting and len(running) < processes:
                 number = waiting.pop()
@@ -62,7 +64,7 @@ def verify_all(jobs: Sequence[Job], settings: Mapping[str, Any], processes: int,
                     verdicts[number] = message
                     del running[process]
                     process.end()
-                show(number, message)
+                watch(number, message)
     return [verdicts[number] for number in range(len(jobs))]
 
 
