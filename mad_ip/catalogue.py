@@ -104,11 +104,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The options of every segment of a spec in forward order, and the exact size of its space."""
+    """The options of every segment of a spec in forward order."""
 
     spec: Spec
     segments: tuple[Options, ...]
-    architectures: int
 
     def __len__(self) -> int:
         return sum(len(options) for options in self.segments)
@@ -127,7 +126,7 @@ class Catalogue:
                 linked[s] &= np.isin(left.c, right.c_in[linked[s + 1]])
                 linked[s + 1] &= np.isin(right.c_in, left.c[linked[s]])
         kept = tuple(options.keep(mask) for options, mask in zip(self.segments, linked, strict=True))
-        return Catalogue(self.spec, kept, self.architectures)
+        return Catalogue(self.spec, kept)
 
     def linked(self) -> Catalogue:
         """The options whose channels the neighbours take up."""
@@ -187,7 +186,7 @@ def build(spec: Spec) -> Catalogue:
     segments = [
         _segment(spec, segment, *ends) for segment, ends in zip(spec.segments, itertools.pairwise(levels), strict=True)
     ]
-    catalogue = Catalogue(spec, tuple(segments), architectures(spec))
+    catalogue = Catalogue(spec, tuple(segments))
     # The rules on channels are met by all; a limit on a maximum may leave some that no neighbour takes up.
     return catalogue.linked() if spec.budget.maxima else catalogue
 
@@ -199,21 +198,19 @@ def listed(spec: Spec, options: Sequence[Iterable[tuple[int, Choice]]]) -> Catal
         rows = sorted((c_in, c, depth, kernel, mid) for c_in, (c, mid, kernel, depth) in found)
         columns = np.array(rows, np.int64).reshape(-1, len(_AXES)).T
         segments.append(_options(spec, segment, dict(zip(_AXES, columns, strict=True))))
-    return Catalogue(spec, tuple(segments), architectures(spec))
+    return Catalogue(spec, tuple(segments))
 
 
 def architectures(spec: Spec) -> int:
     """Exact number of architectures: all choices within the domains and the ``[space]`` rules, before budgets."""
-    ways = {spec.input.channels: 1}
+    # Of Python's integers: no width holds the products.
+    ways, before = np.ones(1, object), np.array([spec.input.channels])
     for segment in spec.segments:
-        following = {}
-        for c in segment.channels:
-            widths = sum(bool(spec.space.carries(m, c)) for m in segment.mid) if segment.ruled else len(segment.mid)
-            options = widths * len(segment.kernel) * len(segment.depth)
-            arriving = (n for c_in, n in ways.items() if not segment.ruled or spec.space.follows(c_in, c))
-            following[c] = sum(arriving) * options
-        ways = following
-    return sum(ways.values())
+        after = np.array(segment.channels)
+        follows, carries = _rules(spec, segment, before, after)
+        options = carries.sum(axis=1).astype(object) * len(segment.kernel) * len(segment.depth)
+        ways, before = ways @ follows.astype(object) * options, after
+    return int(ways.sum())
 
 
 def raw_options(spec: Spec) -> int:

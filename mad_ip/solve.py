@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-# Pyomo leaves SciPy, most of which takes half a second, for later: unless somebody has loaded a part of it already.
-import pyomo.environ  # noqa: F401
 from numpy.typing import NDArray
 
+import mad_ip.loading  # noqa: F401
 from mad_ip import catalogue as catalogues
 from mad_ip import decomposition, paths
 from mad_ip.backends import Findings, Limits, Profile, Progress, Search, compile_model, load_backend, solve_apart
@@ -246,7 +244,7 @@ class _Solve:
     def _branch(self, gap: float, most: float) -> Found:
         """Branch and bound without a solver, from the best design known."""
         self.phase = "branch and bound"
-        with thread_pool(self.threads) as workers:
+        with thread_pool(self.threads, self.spec) as workers:
             found = decomposition.optimise(
                 self.spec,
                 workers,

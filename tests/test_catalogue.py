@@ -150,7 +150,6 @@ def test_dominance_drops_something_in_every_family() -> None:
 @given(spec=specs(limit=2000))
 def test_counts_are_the_literal_ones(spec: Spec) -> None:
     assert catalogues.architectures(spec) == oracle.count(spec)
-    assert catalogues.build(spec).architectures == oracle.count(spec)
     seen: set[tuple[Any, ...]] = set()
     for path in oracle.channel_paths(spec):
         mids = [
@@ -308,7 +307,6 @@ def test_the_spec_travels_with_what_is_kept() -> None:
     catalogue = catalogues.build(stage_spec("inverted", Random(1)))
     kept = catalogue.keep([np.ones(len(s), bool) for s in catalogue.segments])
     assert kept.spec is catalogue.spec
-    assert kept.architectures == catalogue.architectures
     for one, other in zip(catalogue.segments, kept.segments, strict=True):
         assert (other.segment, other.factor) == (one.segment, one.factor)
         assert rows(other) == rows(one)

@@ -621,10 +621,10 @@ def test_stopping_leaves_a_valid_bound(spec: Spec, optimum: oracle.Best) -> None
 
     def watch(state: Any) -> bool:
         seen.append(state)
-        return len(seen) == 3
+        return len(seen) == 12
 
     result = bound(spec, Design.chosen(spec, optimum.path), gap=0.0, watch=watch)
-    assert len(seen) == 3
+    assert len(seen) == 12
     assert result.open > 0
     assert result.upper >= optimum.score
     assert [s.upper for s in seen] == sorted((s.upper for s in seen), reverse=True)

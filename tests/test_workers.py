@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from mad_ip.errors import InputError
 from mad_ip.lagrangian import kernels, program
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Bound, Program
-from mad_ip.lagrangian.tree import Node, Task, Tree, branch_and_bound
+from mad_ip.lagrangian.tree import Examined, Node, Task, Tree, branch_and_bound
 from mad_ip.lagrangian.workers import Workers, cluster, relaxation, threads
 from mad_ip.spec import Spec
 
@@ -65,6 +65,11 @@ def never() -> bool:
     return False
 
 
+def examined(workers: Workers, spec: Spec, tasks: list[Task], stop: Callable[[], bool]) -> list[Examined]:
+    results = [workers(spec, task, stop) for task in tasks]
+    return [result() for result in results]
+
+
 def records(root: Node) -> list[Any]:
     """All that a tree holds, in preorder, with numbers as their bits."""
     found, stack = [], [root]
@@ -77,7 +82,7 @@ def records(root: Node) -> list[Any]:
 
 
 def begun(spec: Spec, workers: Workers) -> list[Any]:
-    """The tree of the first rounds, which bound the whole space and nothing prunes."""
+    """The tree of the first boxes, which bound the whole space and nothing prunes."""
     tree = branch_and_bound(
         relaxation(spec),
         lambda: -math.inf,
@@ -156,16 +161,16 @@ def test_a_lost_process_costs_nothing_but_time(spec: Spec, moment: str) -> None:
     with threads(2) as workers:
         crew: Any = workers.__self__  # type: ignore[attr-defined]
 
-        def examine(spec: Spec, tasks: Any, stop: Any) -> Any:
-            results = workers(spec, tasks, stop)
+        def examine(spec: Spec, task: Any, stop: Any) -> Any:
+            result = workers(spec, task, stop)
             deadline = time.monotonic() + 60
             while moment == "busy" and crew.starting and not killed and time.monotonic() < deadline:
-                crew._exchange(0.1)
+                crew._stopped(never, 0.1)
             busy = [process for process, held in crew.held.items() if held]
             for process in [] if killed else crew.starting if moment == "starting" else busy:
                 os.kill(process.pid, signal.SIGKILL)
                 killed.append(process.pid)
-            return results
+            return result
 
         assert begun(spec, examine) == alone
         assert len(killed) == 1
@@ -177,16 +182,15 @@ def test_processes_hear_that_they_are_to_stop(spec: Spec) -> None:
     task = Task(box=whole(spec), above=Bound(math.inf, np.zeros(0), (), None), start=None, known=(), target=-math.inf)
     with threads(2) as workers:
         crew: Any = workers.__self__  # type: ignore[attr-defined]
-        list(workers(spec, [], never))
         deadline = time.monotonic() + 60
         while not crew.held and time.monotonic() < deadline:
-            crew._exchange(0.1)
-        list(workers(spec, [task], lambda: True))
-        results = workers(spec, [task] * 8, never)
+            crew._stopped(never, 0.1)
+        examined(workers, spec, [task], lambda: True)
+        results = [workers(spec, task, never) for _ in range(8)]
         (held,) = (set(tickets) for tickets in crew.held.values())
         assert held
         first = min(held)
-        found = list(results)
+        found = [result() for result in results]
         # Those that the process was sent have no cuts; this thread, which is not told to stop, finds some.
         assert all(found[ticket - first].cuts == () for ticket in held)
         assert any(one.cuts for one in found)
@@ -195,23 +199,23 @@ def test_processes_hear_that_they_are_to_stop(spec: Spec) -> None:
 
 
 def killing(workers: Workers, pids: list[int], killed: list[int]) -> Workers:
-    """Kill a process while the second round is under way."""
-    rounds = 0
+    """Kill a process while the tenth box is under way."""
+    boxes = 0
 
     def kill() -> None:
         os.kill(pids[0], signal.SIGKILL)
         killed.append(pids[0])
 
-    def examine(spec: Spec, tasks: Any, stop: Any) -> Any:
-        nonlocal rounds
-        rounds += 1
+    def examine(spec: Spec, task: Any, stop: Any) -> Any:
+        nonlocal boxes
+        boxes += 1
         timer = threading.Timer(0.01, kill)
-        if rounds == 2:
+        if boxes == 10:
             timer.start()
         try:
-            return workers(spec, tasks, stop)
+            return workers(spec, task, stop)
         finally:
-            if rounds == 2:
+            if boxes == 10:
                 timer.join()
 
     return examine
@@ -255,12 +259,12 @@ def test_an_exception_arrives_as_it_is_and_work_goes_on(who: int | str, spec: Sp
     good = Task(box=whole(spec), above=None, start=None, known=(), target=math.inf)
     bad = dataclasses.replace(good, start=Bound(math.inf, np.zeros(0), (), None))
     with threads(1) as here, pytest.raises(Exception, match=r"\w") as own:
-        list(here(spec, [good, bad], never))
+        examined(here, spec, [good, bad], never)
     with working(who, request) as workers:
         with pytest.raises(own.type) as raised:
-            list(workers(spec, [good, bad], never))
+            examined(workers, spec, [good, bad], never)
         assert str(raised.value) == str(own.value)
-        (found,) = workers(spec, [good], never)
+        (found,) = examined(workers, spec, [good], never)
         assert found.bound is not None
 
 
@@ -278,9 +282,9 @@ def test_threads_stop_inside_of_a_box(number: int, middle: Spec, monkeypatch: py
     monkeypatch.setattr(Program, "evaluate", counting)
     tasks = [Task(box=whole(middle), above=None, start=None, known=(), target=-math.inf)] * 3
     with threads(number) as workers:
-        complete = list(workers(middle, tasks, never))
+        complete = examined(workers, middle, tasks, never)
         needed, evaluations = evaluations, 0
-        stopped = list(workers(middle, tasks, lambda: evaluations >= 5))
+        stopped = examined(workers, middle, tasks, lambda: evaluations >= 5)
     assert needed > 40
     assert 5 <= evaluations <= 5 + 2 * len(tasks)
     for all_of, part in zip(complete, stopped, strict=True):

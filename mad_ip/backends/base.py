@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
@@ -206,9 +207,11 @@ def compile_model(model: Any, *, start: bool) -> tuple[Problem, list[Any]]:
     With ``start``, the variables' present values become the start.
     """
     # Only the process that models needs Pyomo; the one that solves starts without it.
-    from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
+    from pyomo.repn.plugins import standard_form
 
-    form = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=None)
+    # Its own promise of SciPy loads most of that, half a second and 40 MB, to be kept.
+    standard_form.scipy = scipy
+    form = standard_form.LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=None)
     sense = np.array([row.bound_type for row in form.rows])
     columns = list(form.columns)
     bounds = [variable.bounds for variable in columns]

@@ -84,7 +84,7 @@ def optimise(
     What is open after ``most`` boxes is left, to be listed for another solver. ``starts`` are known designs. Stops
     early after ``seconds``, when ``watch`` returns True or when ``stop``, asked at any moment, does. There are fewer
     paths when fewer designs exist; none and a bound of minus infinity when no design meets the budgets. The result does
-    not depend on the workers: boxes are examined in rounds, of equal scores the path found first ranks before.
+    not depend on the workers; of equal scores the path found first ranks before.
     """
     return _Descent(spec, workers, gap, seconds, seed, top, most, watch, stop).run(starts)
 

@@ -5,19 +5,20 @@ judged exactly), a *leaf* (multipliers give a bound on it), *trimmed* (multiplie
 box cannot pass the target), or *split* in two. The tree covers the space by construction, so that replaying it needs no
 search: one evaluation for every leaf, one pass forward and backward for every trim.
 
-Boxes are examined in rounds of a fixed number, best bound first, and what a round has found is looked at when all of it
-is there and the next one has begun: the result does not depend on how many workers share the rounds.
+A fixed number of boxes is being examined at any time, best bound first, and what was found is looked at in the order in
+which they were begun: the result does not depend on how many workers share them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,8 +38,9 @@ __all__ = [
 Judge = Callable[[Path], float]
 """The exact score of an architecture, minus infinity when it breaks a budget."""
 
-Workers = Callable[[Sequence["Task"], Callable[[], bool]], Iterable["Examined"]]
-"""Examines tasks in order, until told to stop."""
+Workers = Callable[["Task", Callable[[], bool]], Callable[[], "Examined"]]
+"""Takes on a task, to be examined until told to stop, and returns what is called for its result, in the order of the
+tasks."""
 
 Cut = tuple[Axis | Literal["total"], int, int]
 """Axis, segment, and the last value of the lower part."""
@@ -46,15 +48,23 @@ Cut = tuple[Axis | Literal["total"], int, int]
 _TOTALS = 8
 """Parts of the range of the depths' sum that a split makes: the penalty's bound over a range is loose at first."""
 
-_ROUND, _ROUNDS = 16, 2
-"""Boxes examined between two looks at the incumbent, and rounds of so many that are begun before the first must have
-ended: nobody who shares them waits for the last box of one."""
+_BEGUN = 24
+"""Boxes that are begun before the result of the first is looked at: nobody who shares them waits for another."""
 
 _WORTH = 0.8
 """A box is bounded anew where trimming leaves at most this share of its values."""
 
 _DEPTH = 4.0
 """Log-width of a block, roughly: what one more of depth is worth beside a change of widths."""
+
+_TRIED, _TRIES = 6, 2
+"""Cuts of a small box that are tried before one is made, and evaluations after the first of each part."""
+
+_CLEAR = 1e-3
+"""Excess of a bound over the target, relatively, below which a box is cut without a trial."""
+
+_GAIN = 1e-6
+"""Share of what lies between bound and target that is the least that a part may gain: the product of both counts."""
 
 THIN = 20
 """Widths of every choice in the part of a large box that is tried first."""
@@ -178,11 +188,11 @@ def branch_and_bound(
     """Branch, best bound first, until no box can pass ``target()``, or until ``watch`` or the time says stop.
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
-    ``explore`` is told the maximising paths of boxes, near which good designs are. ``workers`` examine the tasks of a
-    round, in order; by default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state
-    after every round; ``stop`` is asked at any moment, by any thread.
+    ``explore`` is told the maximising paths of boxes, near which good designs are. ``workers`` examine the tasks; by
+    default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state now and then;
+    ``stop`` is asked at any moment, by any thread.
     """
-    workers = workers or (lambda tasks, stopped: [examine(relaxation, task, stop=stopped) for task in tasks])
+    workers = workers or (lambda task, stopped: functools.partial(examine, relaxation, task, stop=stopped))
     return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop).run()
 
 
@@ -216,7 +226,8 @@ def examine(
             if above is not None and first.best.value > task.target and box.first < box.last:
                 # Whatever the multipliers, the whole box is bounded no better than a part of it.
                 candidates = dict.fromkeys([first.best.trace.path, *candidates] if first.best.trace else candidates)
-                return Examined("leaf", tuple(trims), above, start, _cuts(box, first), known, tuple(candidates))
+                cuts = tuple(_cuts(box, first))
+                return Examined("leaf", tuple(trims), above, start, cuts, known, tuple(candidates))
         evaluations = EVALUATIONS if thin is program else _CORRECTIONS
         dual = minimise(program, start, known, target=task.target, evaluations=evaluations, stop=stop)
         best = dual.best
@@ -240,7 +251,13 @@ def examine(
         left = tight
         if left.size > _WORTH * box.size:
             break
-    return Examined("leaf", tuple(trims), best, best, _cuts(left, dual), known, tuple(candidates))
+    if left.first < left.last:
+        cuts = tuple(_cuts(left, dual))
+    elif relaxation.is_large(left) or best.value - task.target < _CLEAR * abs(task.target):
+        cuts = tuple(_cuts(left, dual)[:1])
+    else:
+        cuts = (_tried(relaxation, left, dual, task.target, stop),)
+    return Examined("leaf", tuple(trims), best, best, cuts, known, tuple(candidates))
 
 
 def guessed(relaxation: Relaxation, box: Box) -> Bound | None:
@@ -279,36 +296,53 @@ def _trimmed(program: Program, best: Bound, target: float) -> tuple[Box, float]:
     return box, dropped
 
 
-def _cuts(box: Box, dual: Dual) -> tuple[Cut, ...]:
-    """Where the paths that hold up the bound differ most."""
+def _cuts(box: Box, dual: Dual) -> list[Cut]:
+    """Where to cut, the most promising first: the range of the total, as long as it is one, in several places at once;
+    else one of the choices in which the paths that hold up the bound differ.
+    """
+    if box.first < box.last:
+        ends = np.linspace(box.first - 1, box.last, min(_TOTALS, box.last - box.first + 1) + 1)
+        return [("total", 0, int(at)) for at in np.floor(ends[1:-1])]
     active = [(weight, trace.path) for weight, trace in zip(dual.weights, dual.traces, strict=True) if weight > 1e-6]
     weights = np.array([weight for weight, _ in active])
     weights /= weights.sum()
-    if box.first < box.last:
-        ends = np.linspace(box.first - 1, box.last, min(_TOTALS, box.last - box.first + 1) + 1)
-        return tuple(("total", 0, int(at)) for at in np.floor(ends[1:-1]))
-    best: tuple[float, Axis, int, float] = (0.0, "channels", 0, 0.0)
+    found: list[tuple[float, Cut]] = []
     for s in range(len(box.channels)):
         values = np.array([path[s] for _, path in active], float)
         depth = float(weights @ values[:, 3])
         for position, axis in enumerate(AXES):
-            if len(getattr(box, axis)[s]) == 1:
-                continue
+            domain = getattr(box, axis)[s]
             column = values[:, position]
             effect = column * _DEPTH if axis == "depth" else np.log(column) * depth
-            mean = float(weights @ effect)
-            spread = float(weights @ np.abs(effect - mean))
-            if spread > best[0]:
-                best = spread, axis, s, float(weights @ column)
-    spread, axis, s, mean = best
-    if spread == 0:
+            spread = float(weights @ np.abs(effect - weights @ effect))
+            if len(domain) > 1 and spread > 0:
+                lower = [value for value in domain[:-1] if value <= weights @ column]
+                found.append((spread, (axis, s, lower[-1] if lower else domain[0])))
+    if not found:
         # All agree: the widest choice.
         _, axis, s = max((len(getattr(box, axis)[s]), axis, s) for axis in AXES for s in range(len(box.channels)))
         domain = getattr(box, axis)[s]
-        mean = domain[len(domain) // 2 - 1]
-    domain = getattr(box, axis)[s]
-    lower = [value for value in domain[:-1] if value <= mean]
-    return ((axis, s, lower[-1] if lower else domain[0]),)
+        return [(axis, s, domain[len(domain) // 2 - 1])]
+    return [cut for _, cut in sorted(found, key=lambda entry: -entry[0])]
+
+
+def _tried(relaxation: Relaxation, box: Box, dual: Dual, target: float, stop: Callable[[], bool]) -> Cut:
+    """The cut whose parts lose most of their bound in a few evaluations: trees are smaller for it than for a guess."""
+    best, whole = dual.best, dual.best.value - target
+    cuts: list[tuple[float, Cut]] = []
+    for cut in _cuts(box, dual)[:_TRIED]:
+        gains = []
+        for part in box.split(*cut):
+            program = relaxed(relaxation, part)
+            value = target
+            if program is not None:
+                known = [trace for trace in dual.traces if program.box.holds(trace.path)]
+                value = minimise(program, best, known, target=target, evaluations=_TRIES, stop=stop).best.value
+            gains.append(min(max(best.value - value, _GAIN * whole), whole))
+        cuts.append((gains[0] * gains[1], cut))
+        if min(gains) == whole or stop():
+            break
+    return max(cuts, key=lambda entry: entry[0])[1]
 
 
 @dataclass
@@ -328,7 +362,7 @@ class _Search:
     points: list[Path] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     queue: list[tuple[float, int, Node, Task]] = field(default_factory=list)
-    rounds: deque[tuple[list[tuple[Node, Task]], Iterator[Examined]]] = field(default_factory=deque)
+    begun: deque[tuple[Node, Task, Callable[[], Examined]]] = field(default_factory=deque)
     order: Iterator[int] = field(default_factory=itertools.count)
     settled: float = -math.inf
     judged: float = -math.inf
@@ -339,16 +373,19 @@ class _Search:
         # Multipliers by a part of the grid, where only one evaluation is left.
         start = guessed(self.relaxation, root.box.thinned(THIN)) if self._stopped() else None
         self._push(root, None, start, ())
-        # At least one round: there is no bound without it.
         while True:
             self._begin()
-            if not self.rounds:
+            if not self.begun:
                 break
-            self._end()
+            node, task, result = self.begun[0]
+            found = result()
+            self.begun.popleft()
+            self._apply(node, found, task.target)
+            # At least the first box: there is no bound without it.
             if self.watch(self._state()) or self.nodes >= self.most or self._stopped():
                 break
         left = list(self.left)
-        for node, task in self._waiting():
+        for node, task in (*(item[:2] for item in self.begun), *(item[2:] for item in self.queue)):
             assert task.above is not None
             # A part has at least the bound of the box around it.
             node.settle("leaf", task.above)
@@ -356,14 +393,12 @@ class _Search:
         return Tree(root, self._state(), tuple(left), tuple(self.points))
 
     def _state(self) -> State:
-        waiting = [math.inf if task.above is None else task.above.value for _, task in self._waiting()]
+        waiting = [math.inf if task.above is None else task.above.value for _, task, _ in self.begun]
+        # The first of the queue has the highest bound.
+        waiting += [-value for value, *_ in self.queue[:1]]
         unjudged = max(self.settled, *waiting, -math.inf, *(bound.value for _, bound in self.left))
         bound, seconds = max(unjudged, self.judged), time.perf_counter() - self.began
-        return State(bound, unjudged, self.settled, self.nodes, len(waiting), seconds)
-
-    def _waiting(self) -> list[tuple[Node, Task]]:
-        """The boxes whose examination has not ended, or not begun."""
-        return [*(item for items, _ in self.rounds for item in items), *(item[2:] for item in self.queue)]
+        return State(bound, unjudged, self.settled, self.nodes, len(self.begun) + len(self.queue), seconds)
 
     def _stopped(self) -> bool:
         """Whether it is late, or somebody wants to stop."""
@@ -374,25 +409,14 @@ class _Search:
         heapq.heappush(self.queue, (-value, next(self.order), node, Task(node.box, above, start, known, -math.inf)))
 
     def _begin(self) -> None:
-        """Begin rounds of those boxes that may pass the target, which the first may whatever it is."""
-        while len(self.rounds) < _ROUNDS:
-            target = self.target()
-            items: list[tuple[Node, Task]] = []
-            while self.queue and len(items) < _ROUND and (-self.queue[0][0] > target or self.queue[0][3].above is None):
-                _, _, node, task = heapq.heappop(self.queue)
-                items.append((node, dataclasses.replace(task, target=target)))
-            if not items:
-                break
-            self.rounds.append((items, iter(self.workers([task for _, task in items], self._stopped))))
-
-    def _end(self) -> None:
-        """End the round that was begun first."""
-        items, results = self.rounds[0]
-        while items:
-            found = next(results)
-            node, task = items.pop(0)
-            self._apply(node, found, task.target)
-        self.rounds.popleft()
+        """Begin boxes that may pass the target, which the first may whatever it is."""
+        target = self.target()
+        while (
+            self.queue and len(self.begun) < _BEGUN and (-self.queue[0][0] > target or self.queue[0][3].above is None)
+        ):
+            _, _, node, task = heapq.heappop(self.queue)
+            task = dataclasses.replace(task, target=target)
+            self.begun.append((node, task, self.workers(task, self._stopped)))
 
     def _apply(self, node: Node, found: Examined, target: float) -> None:
         self.nodes += 1

@@ -1,37 +1,38 @@
 """Who examines boxes: this process and others beside it, or a Dask cluster.
 
-Most of the time of a small box is the interpreter's, so that processes share small boxes. Of a large one it is that of
-loops, which hold no lock, so that threads of this process share them. Every task travels with its spec (a few
-kilobytes), and every process keeps the relaxations of the last specs: workers have no state to set up or to lose.
-Results come in the order of the tasks and do not depend on who examined them.
+Processes share boxes. Where there are not enough of them, threads of this process share the loops of a large one, which
+hold no lock. Every task travels with its spec (a few kilobytes), and every process keeps the relaxations of the last
+specs: workers have no state to set up or to lose. Results come in the order of the tasks and do not depend on who
+examined them.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mad_ip.errors import InputError, MadIpError
-from mad_ip.lagrangian.program import Relaxation, Shared
-from mad_ip.lagrangian.tree import Examined, Task, examine
+from mad_ip.lagrangian.box import whole
+from mad_ip.lagrangian.program import Relaxation, Shared, alone
+from mad_ip.lagrangian.tree import THIN, Examined, Task, examine, guessed
 from mad_ip.processes import Parent, Process, ready, started
 from mad_ip.spec import Spec
 
 __all__ = ["Workers", "cluster", "relaxation", "threads"]
 
-Workers = Callable[[Spec, Sequence[Task], Callable[[], bool]], Iterator[Examined]]
-"""Examines tasks of a spec until told to stop, at the latest when asked for what each has found, in order; an exception
-of :func:`examine` is raised as it is."""
+Workers = Callable[[Spec, Task, Callable[[], bool]], Callable[[], Examined]]
+"""Takes on a task of a spec, to be examined until told to stop, and returns what is called for its result, in the order
+of the tasks; an exception of :func:`examine` is raised as it is."""
 
 _POLL = 0.02
 """Seconds between two looks at whether to stop, while processes work."""
 
-_HELD, _MOST = 2, 8
-"""Tasks that a process has at once: the one it works on, and the next; more, up to the second, where many wait."""
+_HELD = 2
+"""Small boxes that a process has at once: the one that it works on, and the next."""
 
 _PATIENCE = 10
 """Seconds that a Dask scheduler has to answer."""
@@ -48,10 +49,10 @@ def _examined(spec: Spec, task: Task, **options: Any) -> Examined:
 
 
 @contextmanager
-def threads(number: int) -> Iterator[Workers]:
-    """This thread and ``number - 1`` processes for small boxes, and so many threads for the loops of large ones."""
+def threads(number: int, spec: Spec | None = None) -> Iterator[Workers]:
+    """This thread and ``number - 1`` processes, which make themselves ready for a spec while they start."""
     if number == 1:
-        yield lambda spec, tasks, stop: (_examined(spec, task, stop=stop) for task in tasks)
+        yield lambda spec, task, stop: functools.partial(_examined, spec, task, stop=stop)
         return
     with ThreadPoolExecutor(number) as pool, ExitStack() as stack:
 
@@ -60,14 +61,14 @@ def threads(number: int) -> Iterator[Workers]:
             ends = [size * part // (4 * number) for part in range(4 * number + 1)]
             return list(pool.map(work, ends[:-1], ends[1:]))
 
-        yield _Crew([stack.enter_context(started(_serve, None)) for _ in range(number - 1)], shared).examine
+        yield _Crew([stack.enter_context(started(_serve, spec)) for _ in range(number - 1)], shared).examine
 
 
 class _Crew:
     """Boxes that this thread examines, and processes once they are ready.
 
-    Every task has a number, in the order in which they come. A process holds some tasks, so that it need not wait for
-    this thread, which examines the others: all large boxes, whose loops threads share.
+    Every task has a number, in the order in which they come. A process holds one large box or a few small ones, so that
+    it need not wait for this thread, which examines others, and sees to the processes between two evaluations.
     """
 
     def __init__(self, processes: list[Process], shared: Shared) -> None:
@@ -78,37 +79,39 @@ class _Crew:
         self.found: dict[int, Examined] = {}
         self.held: dict[Process, dict[int, tuple[Spec, Task]]] = {}
 
-    def examine(self, spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
-        """What the tasks find, in their order; processes begin at once."""
-        tickets = list(itertools.islice(self.tickets, len(tasks)))
-        self.waiting.update(zip(tickets, ((spec, task) for task in tasks), strict=True))
-        self.large = {t for t, (spec, task) in self.waiting.items() if relaxation(spec).is_large(task.box)}
-        self._exchange(0.0)
-        return self._results(tickets, stop)
+    def examine(self, spec: Spec, task: Task, stop: Callable[[], bool]) -> Callable[[], Examined]:
+        """Hand a task out where a process is ready; what is returned waits for its result."""
+        ticket = next(self.tickets)
+        self.waiting[ticket] = spec, task
+        if relaxation(spec).is_large(task.box):
+            self.large.add(ticket)
+        self._hand_out()
+        return functools.partial(self._result, ticket, stop)
 
-    def _results(self, tickets: Sequence[int], stop: Callable[[], bool]) -> Iterator[Examined]:
-        # What was asked for before these and is not looked at by now is not wanted any more.
-        for ticket in [ticket for ticket in (*self.waiting, *self.found) if ticket < min(tickets, default=0)]:
-            self.waiting.pop(ticket, None)
-            self.found.pop(ticket, None)
-        for ticket in tickets:
-            while ticket not in self.found:
-                self._work(stop)
-            yield self.found.pop(ticket)
+    def _result(self, ticket: int, stop: Callable[[], bool]) -> Examined:
+        # What was begun before it and is not looked at by now is not wanted any more.
+        for earlier in [other for other in (*self.waiting, *self.found) if other < ticket]:
+            self.waiting.pop(earlier, None)
+            self.found.pop(earlier, None)
+        while ticket not in self.found:
+            self._work(stop)
+        return self.found.pop(ticket)
 
     def _work(self, stop: Callable[[], bool]) -> None:
         """Examine one box here, or else wait for the processes."""
-        self._exchange(0.0 if self.waiting else _POLL)
-        if stop():
+        if self._stopped(stop, 0.0 if self.waiting else _POLL):
             for process in self.held:
                 process.ask()
         if self.waiting:
             ticket = min(self.waiting)
             spec, task = self.waiting.pop(ticket)
-            self.found[ticket] = _examined(spec, task, shared=self.shared, stop=stop)
+            # Threads where a process has nothing else to do.
+            shared = self.shared if self.starting or not all(self.held.values()) else alone
+            stopped = functools.partial(self._stopped, stop)
+            self.found[ticket] = _examined(spec, task, shared=shared, stop=stopped)
 
-    def _exchange(self, seconds: float) -> None:
-        """Take what processes have found, within ``seconds``, and hand out what waits."""
+    def _stopped(self, stop: Callable[[], bool], seconds: float = 0.0) -> bool:
+        """Whether to stop; what processes have found within ``seconds`` is taken, and what waits handed out."""
         for process in ready([*self.starting, *self.held], seconds):
             try:
                 ticket, found = process.receive()
@@ -119,14 +122,22 @@ class _Crew:
                     self.found[ticket] = found
             except EOFError:
                 self._lost(process)
+        self._hand_out()
+        return stop()
+
+    def _hand_out(self) -> None:
+        """All but the last large box, which threads share, and small ones."""
+        large = sorted(self.waiting.keys() & self.large, reverse=True)
         small = sorted(self.waiting.keys() - self.large, reverse=True)
-        most = min(max(_HELD, len(small) // (2 * max(1, len(self.held)))), _MOST)
-        for process in [process for _ in range(most) for process in self.held]:
-            if small and process in self.held and len(self.held[process]) < most:
-                ticket = small.pop()
-                self.held[process][ticket] = self.waiting.pop(ticket)
+        for process in [process for _ in range(_HELD) for process in self.held]:
+            if process not in self.held or len(held := self.held[process]) == _HELD or held.keys() & self.large:
+                continue
+            tickets = large if len(large) > 1 and not held else small
+            if tickets:
+                ticket = tickets.pop()
+                held[ticket] = self.waiting.pop(ticket)
                 try:
-                    process.send((ticket, *self.held[process][ticket]))
+                    process.send((ticket, *held[ticket]))
                 except EOFError:
                     self._lost(process)
 
@@ -137,8 +148,11 @@ class _Crew:
         self.waiting.update(self.held.pop(process, {}))
 
 
-def _serve(_: None, parent: Parent) -> None:
+def _serve(spec: Spec | None, parent: Parent) -> None:
     """A process of a crew: it says when it is ready, and what it finds in every box that it is sent."""
+    if spec is not None:
+        # Loads all that was compiled, too.
+        guessed(relaxation(spec), whole(spec).thinned(THIN))
     parent.send((-1, None))
     while True:
         ticket, spec, task = parent.receive()
@@ -153,27 +167,35 @@ def cluster(address: str) -> Iterator[Workers]:
     scheduler answers; :class:`MadIpError` when the scheduler is lost or a task kills several workers.
     """
     try:
-        from dask.distributed import Client, KilledWorker
+        import dask.distributed
     except ImportError:
         raise InputError(
             "--cluster needs dask.distributed, which is not installed; pip install 'mad-ip[cluster]'"
         ) from None
     try:
-        client = Client(address, timeout=_PATIENCE, set_as_default=False)
+        client = dask.distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError):
         raise InputError(
             f"--cluster {address}: no Dask scheduler answers there within {_PATIENCE} s; "
             "must be an address such as tcp://127.0.0.1:8786"
         ) from None
 
-    def examine_all(spec: Spec, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Examined]:
-        futures: Any = client.map(functools.partial(_examined, spec), tasks, pure=False)
-        try:
-            return iter(client.gather(futures))
-        except KilledWorker:
-            raise MadIpError(f"--cluster {address}: several workers died over the same box") from None
-        except CancelledError:
-            raise MadIpError(f"--cluster {address}: the scheduler is gone") from None
+    def begin(spec: Spec, task: Task, stop: Callable[[], bool]) -> Callable[[], Examined]:
+        future: Any = client.submit(_examined, spec, task, pure=False)
+        return functools.partial(result, future, task, stop)
+
+    def result(future: Any, task: Task, stop: Callable[[], bool]) -> Examined:
+        while True:
+            try:
+                return future.result(timeout=_PATIENCE if task.above is None else _POLL)  # type: ignore[no-any-return]
+            except dask.distributed.TimeoutError:
+                if task.above is not None and stop():
+                    future.cancel()
+                    return Examined("leaf", (), task.above)
+            except dask.distributed.KilledWorker:
+                raise MadIpError(f"--cluster {address}: several workers died over the same box") from None
+            except CancelledError:
+                raise MadIpError(f"--cluster {address}: the scheduler is gone") from None
 
     with client:
-        yield examine_all
+        yield begin

@@ -100,7 +100,7 @@ def bound(
     def state(now: State) -> Bounded:
         return Bounded(max(now.bound, score), score, now.nodes, now.open, now.seconds, better)
 
-    with workers.threads(threads) as examine:
+    with workers.threads(threads, spec) as examine:
         tree = branch_and_bound(
             workers.relaxation(spec),
             lambda: target,
