@@ -16,18 +16,27 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyomo.environ as pyo
+import scipy
 from numpy.typing import NDArray
-from pyomo.core.expr import LinearExpression
 
 from mad_ip import entropy, paths
 from mad_ip.catalogue import Catalogue, Options
 from mad_ip.spec import Spec
+
+# Where Pyomo finds any part of SciPy, it loads most of it, half a second and 50 MB; what it does not find, it loads
+# when it needs it.
+sys.modules.pop("scipy")
+try:
+    import pyomo.environ as pyo
+    from pyomo.core.expr import LinearExpression
+finally:
+    sys.modules["scipy"] = scipy
 
 __all__ = ["Formulation", "Window", "attainable_spreads"]
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import mad_ip.loading  # noqa: F401
 from mad_ip import catalogue as catalogues
 from mad_ip import decomposition, paths
 from mad_ip.backends import Findings, Limits, Profile, Progress, Search, compile_model, load_backend, solve_apart

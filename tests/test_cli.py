@@ -117,6 +117,17 @@ def test_torch_is_not_imported_by_solve_show_and_help() -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_a_solve_leaves_the_statistics_of_scipy_alone() -> None:
+    """Pyomo loads them wherever it meets SciPy, which numba loads."""
+    code = (
+        "import sys\nimport numba, scipy.sparse\nfrom mad_ip.solve import solve\nfrom mad_ip.spec import Spec\n"
+        f"assert solve(Spec.load({str(TOY)!r})).certificate.status == 'optimal'\n"
+        "assert 'pyomo.environ' in sys.modules and 'scipy.stats' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_telling_the_kind_of_a_file_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom mad_ip import kinds\n"

@@ -165,7 +165,7 @@ def test_a_lost_process_costs_nothing_but_time(spec: Spec, moment: str) -> None:
             result = workers(spec, task, stop)
             deadline = time.monotonic() + 60
             while moment == "busy" and crew.starting and not killed and time.monotonic() < deadline:
-                crew._stopped(never, 0.1)
+                crew._exchange(0.1)
             busy = [process for process, held in crew.held.items() if held]
             for process in [] if killed else crew.starting if moment == "starting" else busy:
                 os.kill(process.pid, signal.SIGKILL)
@@ -184,7 +184,7 @@ def test_processes_hear_that_they_are_to_stop(spec: Spec) -> None:
         crew: Any = workers.__self__  # type: ignore[attr-defined]
         deadline = time.monotonic() + 60
         while not crew.held and time.monotonic() < deadline:
-            crew._stopped(never, 0.1)
+            crew._exchange(0.1)
         examined(workers, spec, [task], lambda: True)
         results = [workers(spec, task, never) for _ in range(8)]
         (held,) = (set(tickets) for tickets in crew.held.values())
@@ -244,6 +244,18 @@ def test_a_solve_on_a_cluster_that_loses_a_worker_ends_at_the_same_optimum(sched
         assert found == alone
         client.wait_for_workers(2, timeout=60)
     assert killed == pids[:1]
+
+
+def test_a_cluster_that_is_late_is_left_with_the_bounds_that_are_known(scheduler: Any, middle: Spec) -> None:
+    above = Bound(math.inf, np.zeros(0), (), None)
+    task = Task(box=whole(middle), above=above, start=None, known=(), target=-math.inf)
+    with cluster(scheduler.scheduler_address) as workers:
+        found = examined(workers, middle, [task] * 8, lambda: True)
+        assert [one.bound for one in found[1:]] == [above] * 7
+        # Without a bound there is no stopping.
+        (found_all_the_same,) = examined(workers, middle, [dataclasses.replace(task, above=None)], lambda: True)
+    assert found_all_the_same.bound is not None
+    assert found_all_the_same.bound.value < math.inf
 
 
 def test_solve_takes_the_address_of_a_cluster(scheduler: Any, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def compile_model(model: Any, *, start: bool) -> tuple[Problem, list[Any]]:
     # Only the process that models needs Pyomo; the one that solves starts without it.
     from pyomo.repn.plugins import standard_form
 
-    # Its own promise of SciPy loads most of that, half a second and 40 MB, to be kept.
+    # What Pyomo has in its place loads most of SciPy; see mad_ip.formulation.
     standard_form.scipy = scipy
     form = standard_form.LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=None)
     sense = np.array([row.bound_type for row in form.rows])

@@ -189,8 +189,8 @@ def branch_and_bound(
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
     ``explore`` is told the maximising paths of boxes, near which good designs are. ``workers`` examine the tasks; by
-    default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state now and then;
-    ``stop`` is asked at any moment, by any thread.
+    default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state
+    after every box; ``stop`` is asked at any moment, by any thread.
     """
     workers = workers or (lambda task, stopped: functools.partial(examine, relaxation, task, stop=stopped))
     return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop).run()
@@ -226,8 +226,7 @@ def examine(
             if above is not None and first.best.value > task.target and box.first < box.last:
                 # Whatever the multipliers, the whole box is bounded no better than a part of it.
                 candidates = dict.fromkeys([first.best.trace.path, *candidates] if first.best.trace else candidates)
-                cuts = tuple(_cuts(box, first))
-                return Examined("leaf", tuple(trims), above, start, cuts, known, tuple(candidates))
+                return Examined("leaf", tuple(trims), above, start, tuple(_cuts(box, first)), known, tuple(candidates))
         evaluations = EVALUATIONS if thin is program else _CORRECTIONS
         dual = minimise(program, start, known, target=task.target, evaluations=evaluations, stop=stop)
         best = dual.best
@@ -251,13 +250,11 @@ def examine(
         left = tight
         if left.size > _WORTH * box.size:
             break
-    if left.first < left.last:
-        cuts = tuple(_cuts(left, dual))
-    elif relaxation.is_large(left) or best.value - task.target < _CLEAR * abs(task.target):
-        cuts = tuple(_cuts(left, dual)[:1])
-    else:
-        cuts = (_tried(relaxation, left, dual, task.target, stop),)
-    return Examined("leaf", tuple(trims), best, best, cuts, known, tuple(candidates))
+    cuts = _cuts(left, dual)
+    if left.first == left.last:
+        tried = not relaxation.is_large(left) and best.value - task.target > _CLEAR * abs(task.target)
+        cuts = [_best_cut(relaxation, left, cuts[:_TRIED], dual, task.target, stop) if tried else cuts[0]]
+    return Examined("leaf", tuple(trims), best, best, tuple(cuts), known, tuple(candidates))
 
 
 def guessed(relaxation: Relaxation, box: Box) -> Bound | None:
@@ -326,11 +323,13 @@ def _cuts(box: Box, dual: Dual) -> list[Cut]:
     return [cut for _, cut in sorted(found, key=lambda entry: -entry[0])]
 
 
-def _tried(relaxation: Relaxation, box: Box, dual: Dual, target: float, stop: Callable[[], bool]) -> Cut:
+def _best_cut(
+    relaxation: Relaxation, box: Box, cuts: list[Cut], dual: Dual, target: float, stop: Callable[[], bool]
+) -> Cut:
     """The cut whose parts lose most of their bound in a few evaluations: trees are smaller for it than for a guess."""
-    best, whole = dual.best, dual.best.value - target
-    cuts: list[tuple[float, Cut]] = []
-    for cut in _cuts(box, dual)[:_TRIED]:
+    best, most = dual.best, dual.best.value - target
+    tried: list[tuple[float, Cut]] = []
+    for cut in cuts:
         gains = []
         for part in box.split(*cut):
             program = relaxed(relaxation, part)
@@ -338,11 +337,11 @@ def _tried(relaxation: Relaxation, box: Box, dual: Dual, target: float, stop: Ca
             if program is not None:
                 known = [trace for trace in dual.traces if program.box.holds(trace.path)]
                 value = minimise(program, best, known, target=target, evaluations=_TRIES, stop=stop).best.value
-            gains.append(min(max(best.value - value, _GAIN * whole), whole))
-        cuts.append((gains[0] * gains[1], cut))
-        if min(gains) == whole or stop():
+            gains.append(min(max(best.value - value, _GAIN * most), most))
+        tried.append((gains[0] * gains[1], cut))
+        if min(gains) == most or stop():
             break
-    return max(cuts, key=lambda entry: entry[0])[1]
+    return max(tried, key=lambda entry: entry[0])[1]
 
 
 @dataclass

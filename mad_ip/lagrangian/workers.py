@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -28,7 +29,7 @@ Workers = Callable[[Spec, Task, Callable[[], bool]], Callable[[], Examined]]
 """Takes on a task of a spec, to be examined until told to stop, and returns what is called for its result, in the order
 of the tasks; an exception of :func:`examine` is raised as it is."""
 
-_POLL = 0.02
+_POLL = 0.01
 """Seconds between two looks at whether to stop, while processes work."""
 
 _HELD = 2
@@ -93,13 +94,15 @@ class _Crew:
         for earlier in [other for other in (*self.waiting, *self.found) if other < ticket]:
             self.waiting.pop(earlier, None)
             self.found.pop(earlier, None)
+        self.large = {other for other in self.large if other >= ticket}
         while ticket not in self.found:
             self._work(stop)
         return self.found.pop(ticket)
 
     def _work(self, stop: Callable[[], bool]) -> None:
         """Examine one box here, or else wait for the processes."""
-        if self._stopped(stop, 0.0 if self.waiting else _POLL):
+        self._exchange(0.0 if self.waiting else _POLL)
+        if stop():
             for process in self.held:
                 process.ask()
         if self.waiting:
@@ -107,11 +110,15 @@ class _Crew:
             spec, task = self.waiting.pop(ticket)
             # Threads where a process has nothing else to do.
             shared = self.shared if self.starting or not all(self.held.values()) else alone
-            stopped = functools.partial(self._stopped, stop)
+
+            def stopped() -> bool:
+                self._exchange(0.0)
+                return stop()
+
             self.found[ticket] = _examined(spec, task, shared=shared, stop=stopped)
 
-    def _stopped(self, stop: Callable[[], bool], seconds: float = 0.0) -> bool:
-        """Whether to stop; what processes have found within ``seconds`` is taken, and what waits handed out."""
+    def _exchange(self, seconds: float) -> None:
+        """Take what processes have found, within ``seconds``, and hand out what waits."""
         for process in ready([*self.starting, *self.held], seconds):
             try:
                 ticket, found = process.receive()
@@ -123,7 +130,6 @@ class _Crew:
             except EOFError:
                 self._lost(process)
         self._hand_out()
-        return stop()
 
     def _hand_out(self) -> None:
         """All but the last large box, which threads share, and small ones."""
@@ -185,17 +191,18 @@ def cluster(address: str) -> Iterator[Workers]:
         return functools.partial(result, future, task, stop)
 
     def result(future: Any, task: Task, stop: Callable[[], bool]) -> Examined:
-        while True:
-            try:
-                return future.result(timeout=_PATIENCE if task.above is None else _POLL)  # type: ignore[no-any-return]
-            except dask.distributed.TimeoutError:
-                if task.above is not None and stop():
-                    future.cancel()
-                    return Examined("leaf", (), task.above)
-            except dask.distributed.KilledWorker:
-                raise MadIpError(f"--cluster {address}: several workers died over the same box") from None
-            except CancelledError:
-                raise MadIpError(f"--cluster {address}: the scheduler is gone") from None
+        # Dask's own wait with a time limit may end in an UnboundLocalError where the result comes just then.
+        while not future.done():
+            if task.above is not None and stop():
+                future.cancel()
+                return Examined("leaf", (), task.above)
+            time.sleep(_POLL)
+        try:
+            return future.result()  # type: ignore[no-any-return]
+        except dask.distributed.KilledWorker:
+            raise MadIpError(f"--cluster {address}: several workers died over the same box") from None
+        except CancelledError:
+            raise MadIpError(f"--cluster {address}: the scheduler is gone") from None
 
     with client:
         yield begin
