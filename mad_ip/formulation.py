@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy
+import scipy.sparse
 from numpy.typing import NDArray
 
 from mad_ip import entropy, paths

@@ -1,4 +1,4 @@
-"""Many architectures scored and checked at once, in exact integers; an evolution and climbs, which prove nothing."""
+"""Many architectures scored and checked at once, in exact integers; an evolution, which proves nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mad_ip import blocks, entropy
 from mad_ip.cost import COSTS
 from mad_ip.spec import Choice, Path, Spec
 
-__all__ = ["POPULATION", "Population", "around", "evolve", "polish"]
+__all__ = ["POPULATION", "Population", "around", "evolve"]
 
 POPULATION = 256
 
@@ -114,14 +114,3 @@ def around(population: Population, row: Integers) -> Integers:
     """The row and all that differ from it in two genes by up to two steps, or in one by up to four."""
     rows = row + _moves(tuple(population.sizes.tolist()))
     return np.asarray(rows[((rows >= 0) & (rows < population.sizes)).all(axis=1)])
-
-
-def polish(population: Population, row: Integers) -> Integers:
-    """Climb over the rows :func:`around` until none is better."""
-    while True:
-        rows = around(population, row)
-        score, violation = population.evaluate(rows)
-        best = rows[np.lexsort((-score, violation))[0]]
-        if (best == row).all():
-            return row
-        row = best

@@ -250,6 +250,7 @@ class _Solve:
                 gap=gap,
                 seconds=self.time_limit - self._elapsed(),
                 seed=self.seed,
+                threads=self.threads,
                 most=most,
                 starts=[design.path for design in self.ranked],
                 watch=self._follow,

@@ -7,17 +7,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
-from scipy.sparse import csc_array
 
 from mad_ip import __version__
 from mad_ip.errors import InputError
 from mad_ip.reader import Reader
 from mad_ip.spec import Path, Spec
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
 
 __all__ = [
     "Backend",
@@ -64,6 +65,9 @@ class Problem:
     @property
     def matrix(self) -> csc_array:
         """``A`` as a sparse array."""
+        # Only some solvers ask for it; a process of the others starts in half the time.
+        from scipy.sparse import csc_array
+
         return csc_array((self.values, self.rows, self.starts), shape=self.shape)
 
     def objective(self, point: Floats) -> float:
@@ -206,7 +210,8 @@ def compile_model(model: Any, *, start: bool) -> tuple[Problem, list[Any]]:
 
     With ``start``, the variables' present values become the start.
     """
-    # Only the process that models needs Pyomo; the one that solves starts without it.
+    # Only the process that models needs Pyomo and SciPy; the one that solves starts without them.
+    import scipy.sparse
     from pyomo.repn.plugins import standard_form
 
     # What Pyomo has in its place loads most of SciPy; see mad_ip.formulation.

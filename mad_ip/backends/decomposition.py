@@ -35,6 +35,7 @@ class Decomposition(Search):
                 gap=limits.gap,
                 seconds=limits.seconds,
                 seed=limits.seed,
+                threads=limits.threads,
                 top=limits.top,
                 watch=lambda found: watch(_findings(found)),
             )

@@ -12,6 +12,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, dataclass, field
 
 from mad_ip import search
@@ -21,13 +22,17 @@ from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Bound, Relaxation, relaxed
 from mad_ip.lagrangian.survivors import Survivors, surviving
 from mad_ip.lagrangian.tree import THIN, State, Task, Tree, branch_and_bound, examine, guessed
-from mad_ip.lagrangian.workers import Workers, relaxation, threads
+from mad_ip.lagrangian.workers import Workers, relaxation
+from mad_ip.lagrangian.workers import threads as thread_pool
 from mad_ip.spec import Objective, Path, Spec
 
 __all__ = ["Found", "crude_bound", "optimise", "unreachable"]
 
-_WALKS, _STEPS, _HOT, _COLD = 4, 300_000, 1e-2, 2e-6
-"""Walks that look for a first design, their steps, and their temperatures relative to the score."""
+_WALKS, _STEPS, _HOT, _COLD = 8, 300_000, 2e-3, 5e-5
+"""Walks that look for a first design, their steps at most, and their temperatures relative to the score."""
+
+_PER_VALUE = 1_000
+"""Steps for every value of a choice: small spaces are walked through in no time."""
 
 _SHORT, _WARM = 30_000, 1e-3
 """Steps and temperature of a walk from a path that holds up a bound."""
@@ -41,8 +46,8 @@ _BELOW = 1e-9
 _AROUND = 120
 """Values over all choices of a box around the best design where that check is made."""
 
-_CHECKED = 150
-"""Options given for that check: a MILP solver takes a fraction of a second for them, seconds for some hundreds more."""
+_CHECKED = 80
+"""Options given for that check: a MILP solver takes a tenth of a second for them, a second for twice as many."""
 
 _SLACK = 1e-8
 """Relative excess of a least value over its budget that proves it out of reach; above every tolerance."""
@@ -72,6 +77,7 @@ def optimise(
     gap: float,
     seconds: float = math.inf,
     seed: int = 0,
+    threads: int = 1,
     top: int = 1,
     most: float = math.inf,
     starts: Sequence[Path] = (),
@@ -81,18 +87,19 @@ def optimise(
     """The ``top`` best paths of a spec and a bound on all others within ``gap`` of the last one's score, relative to
     the magnitude of the best's.
 
-    What is open after ``most`` boxes is left, to be listed for another solver. ``starts`` are known designs. Stops
-    early after ``seconds``, when ``watch`` returns True or when ``stop``, asked at any moment, does. There are fewer
-    paths when fewer designs exist; none and a bound of minus infinity when no design meets the budgets. The result does
-    not depend on the workers; of equal scores the path found first ranks before.
+    ``threads`` look for a first design, ``workers`` examine boxes. What is open after ``most`` boxes is left, to be
+    listed for another solver. ``starts`` are known designs. Stops early after ``seconds``, when ``watch`` returns True
+    or when ``stop``, asked at any moment, does. There are fewer paths when fewer designs exist; none and a bound of
+    minus infinity when no design meets the budgets. The result does not depend on the workers; of equal scores the path
+    found first ranks before.
     """
-    return _Descent(spec, workers, gap, seconds, seed, top, most, watch, stop).run(starts)
+    return _Descent(spec, workers, gap, seconds, seed, threads, top, most, watch, stop).run(starts)
 
 
 def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
     """Whether it is proven within ``seconds`` that no design meets the budgets of a spec."""
     free = dataclasses.replace(spec, objective=Objective(0.0), sha256="")
-    with threads(1) as workers:
+    with thread_pool(1) as workers:
         # Any design will do.
         found = optimise(free, workers, gap=math.inf, seconds=seconds, stop=stopped)
     return not found.paths and found.bound == -math.inf
@@ -116,6 +123,7 @@ class _Descent:
     gap: float
     seconds: InitVar[float]
     seed: int
+    threads: int
     top: int
     most: float
     watch: Callable[[Found], bool]
@@ -146,7 +154,8 @@ class _Descent:
     def run(self, starts: Sequence[Path]) -> Found:
         for path in starts:
             self.judge(path)
-            self.explore(path)
+            if (first := self._guessed()) is not None:
+                self.explore(path, first)
         # Without a depth penalty, where the tree is one that looks for a first design.
         spec, tree = self.free, None if self.ranked else self._begun()
         if self.ranked and self.most > 0:
@@ -197,16 +206,22 @@ class _Descent:
         Without a depth penalty no score is negative: a box whose bound is has no design. The tree that looks for one
         is returned where neither was found.
         """
-        # About what the best score is, by a part of the grid if that has any design, and a path to begin with.
-        box, known = whole(self.spec), relaxation(self.spec)
-        first = guessed(known, box.thinned(THIN)) or guessed(known, box)
+        first = self._guessed()
         if first is None or first.trace is None:
             self.bound = -math.inf
             return None
-        for walk in range(_WALKS):
-            self._walk(first.trace.path, self.seed + walk, _STEPS, _HOT, max(1.0, abs(first.value)))
-            if self._stopped():
-                break
+        start, scale = first.trace.path, max(1.0, abs(first.value))
+        steps = min(_STEPS, _PER_VALUE * whole(self.spec).size)
+
+        def walk(number: int) -> Path | None:
+            # At least one, however late it is.
+            late = number > 0 and self._stopped()
+            return None if late else self.annealer.walk(start, first, self.seed + number, steps, _HOT, _COLD, scale)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            for path in pool.map(walk, range(_WALKS)):
+                if path is not None:
+                    self.judge(path)
         if self.ranked:
             return None
         limits = {key: limit for key, limit in self.spec.budget.given.items() if key not in self.spec.budget.maxima}
@@ -217,6 +232,11 @@ class _Descent:
         if not self.ranked and tree.state.bound <= _ANY:
             self.bound = -math.inf
         return tree
+
+    def _guessed(self) -> Bound | None:
+        """About what the best score is, by a part of the grid if that has any design."""
+        box, known = whole(self.spec), relaxation(self.spec)
+        return guessed(known, box.thinned(THIN)) or guessed(known, box)
 
     def _branch(self, spec: Spec, target: Callable[[], float], watch: Callable[[State], bool]) -> Tree:
         def follow(state: State) -> bool:
@@ -244,16 +264,13 @@ class _Descent:
         self.bound = min(self.bound, max(state.unjudged, self.last))
         return self.watch(self._found())
 
-    def explore(self, path: Path) -> None:
-        """Walk around a path, one of every vector of depths."""
+    def explore(self, path: Path, bound: Bound) -> None:
+        """Walk around a path that holds up a bound, one of every vector of depths."""
         depths = tuple(choice.depth for choice in path)
         if depths not in self.climbed:
             self.climbed.add(depths)
-            self._walk(path, self.seed, _SHORT, _WARM, max(1.0, abs(self.score)) if self.ranked else self.bound)
-
-    def _walk(self, start: Path, seed: int, steps: int, hot: float, scale: float) -> None:
-        found = self.annealer.walk(start, seed, steps, hot, _COLD, scale)
-        self.judge(self.population.path(search.polish(self.population, self.population.row(found))))
+            scale = max(1.0, abs(self.score)) if self.ranked else self.bound
+            self.judge(self.annealer.walk(path, bound, self.seed, _SHORT, _WARM, _COLD, scale))
 
     def surround(self) -> None:
         """Where alternatives are looked for, judge what lies around those found, until none of it is better."""

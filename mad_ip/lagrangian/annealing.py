@@ -1,7 +1,8 @@
 """A start for branch and bound: simulated annealing over the choices of a spec, by the tables of its relaxation.
 
-It proves nothing. A step changes one choice or two at random; what passes a budget is charged. Equal seeds give equal
-paths.
+It proves nothing. A step changes one choice or a few at random. What passes a budget is charged, and at first what it
+spends of any budget has a price, by good multipliers: what a trade of one choice for another gains is then seen before
+it fits. At its end a walk climbs over all changes of one choice or two. Equal seeds give equal paths.
 """
 
 from __future__ import annotations
@@ -12,13 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mad_ip.lagrangian.kernels import compiled
-from mad_ip.lagrangian.program import Relaxation
+from mad_ip.lagrangian.program import Bound, Relaxation
 from mad_ip.spec import Path
 
 __all__ = ["Annealer"]
 
-_CHARGE = 3.0
-"""Price of a budget's excess, in units of the score and of the budget: about three times what it is worth."""
+_CHARGE = 0.7
+"""Price of a budget's excess, in units of the score and of the budget: more than it is worth, but little more."""
+
+_PRICED = 0.8
+"""Share of the multipliers that a walk begins with as prices; it falls to nothing on the way."""
+
+_SAME = 1e-12
+"""Excess that rounding alone may show: far less than a MAC too many."""
+
+_SINGLE, _DOUBLE = 4, 2
+"""Steps that a climb looks at in one choice, and in each of two."""
 
 _ARRAYS = (
     *("pair", "entering", "opening", "again"),
@@ -73,10 +83,11 @@ class Annealer:
             root=relaxation.spec.convention == "tinynas",
         )
 
-    def walk(self, start: Path, seed: int, steps: int, hot: float, cold: float, scale: float) -> Path:
-        """The best path met within the budgets, else the one least beyond.
+    def walk(self, start: Path, by: Bound, seed: int, steps: int, hot: float, cold: float, scale: float) -> Path:
+        """What a climb from the best path met within the budgets ends at; without one, from the one least beyond.
 
-        The temperatures ``hot`` and ``cold`` are relative to ``scale``, a score.
+        Prices are by the multipliers of ``by``. The temperatures ``hot`` and ``cold`` are relative to ``scale``, a
+        score.
         """
         tables = self.relaxation.tables
         genes = np.array(
@@ -85,17 +96,25 @@ class Annealer:
                 for table, choice in zip(tables, start, strict=True)
             ]
         )
-        found = _walk(self.tables, genes, seed, steps, hot * scale, cold * scale, _CHARGE * scale)
+        number = len(self.relaxation.budgets)
+        prices = np.zeros(self.tables.rows + len(tables))
+        prices[:number] = by.multipliers[:number]
+        prices[[self.tables.rows + s for s in self.relaxation.bounded]] = by.multipliers[number:][: len(by.tangents)]
+        found = _walk(self.tables, prices * _PRICED, genes, seed, steps, hot * scale, cold * scale, _CHARGE * scale)
+        _climb(self.tables, found)
         return tuple(table.choice(*row) for table, row in zip(tables, found, strict=True))
 
 
 @compiled
-def _worth(genes: Any, tables: _Tables, spent: Any) -> tuple[float, float]:
-    """Score and excess of an architecture; an infinite excess where it breaks a rule."""
+def _worth(genes: Any, tables: _Tables, prices: Any, spent: Any) -> tuple[float, float, float]:
+    """Score and excess of an architecture, an infinite one where it breaks a rule, and what all it spends costs.
+
+    ``prices`` are of every row of costs, and of the log-width that every segment wants for its effectiveness.
+    """
     real, offsets, shapes, entering, depth = tables.real, tables.offsets, tables.shapes, tables.entering, tables.depth
     rows, beta = tables.rows, tables.beta
     spent[:] = 0.0
-    score, excess = 0.0, 0.0
+    score, excess, paid = 0.0, 0.0, 0.0
     carried, count = 0.0, 0.0
     total, squares, number = 0.0, 0.0, 0
     source = 0
@@ -104,7 +123,7 @@ def _worth(genes: Any, tables: _Tables, spent: Any) -> tuple[float, float]:
         sources, nodes, kernels, widths, _ = shapes[s]
         at = source * nodes + n
         if w < real[offsets[s, 7] + at] or w >= real[offsets[s, 8] + at]:
-            return score, np.inf
+            return score, np.inf, 0.0
         e = min(k, entering[s] - 1)
         inner = (n * kernels + k) * widths + w
         outer = (source * entering[s] + e) * widths + w
@@ -121,28 +140,34 @@ def _worth(genes: Any, tables: _Tables, spent: Any) -> tuple[float, float]:
         score += real[offsets[s, 9] + n] * carried
         if tables.bounded[s]:
             # ln rho = ln D - S / D
-            excess += max(0.0, math.log(count) - carried / count - tables.log_ratio)
+            over = math.log(count) - carried / count - tables.log_ratio
+            excess += max(0.0, over)
+            paid += prices[rows + s] * count * over
         if tables.penalised[s]:
             total, squares, number = total + depth[s, d], squares + depth[s, d] ** 2, number + 1
         source = n
     for b in range(rows):
-        excess += max(0.0, spent[b] - 1)
+        paid += prices[b] * (spent[b] - 1)
+        if spent[b] > 1 + _SAME:
+            excess += spent[b] - 1
     if beta > 0:
         variance = max(0.0, squares / number - (total / number) ** 2)
         score -= beta * math.exp(min(50.0, math.sqrt(variance) if tables.root else variance))
-    return score, excess
+    return score, excess, paid
 
 
 @compiled
-def _walk(tables: _Tables, start: Any, seed: int, steps: int, hot: float, cold: float, charge: float) -> Any:
+def _walk(
+    tables: _Tables, prices: Any, start: Any, seed: int, steps: int, hot: float, cold: float, charge: float
+) -> Any:
     state = np.uint64(seed * 2 + 1) * np.uint64(0x9E3779B97F4A7C15)
     here, trial, best = start.copy(), start.copy(), start.copy()
     spent = np.zeros(tables.rows)
-    score, excess = _worth(here, tables, spent)
-    value = score - charge * excess
+    score, excess, paid = _worth(here, tables, prices, spent)
+    value, cost = score - charge * excess, paid
     best_score, best_excess = score, excess
     for step in range(steps):
-        temperature = hot * (cold / hot) ** (step / steps)
+        temperature, priced = hot * (cold / hot) ** (step / steps), 1 - step / steps
         trial[:] = here
         changes = 1
         change = 0
@@ -152,32 +177,76 @@ def _walk(tables: _Tables, start: Any, seed: int, steps: int, hot: float, cold: 
             state ^= state >> np.uint64(7)
             state ^= state << np.uint64(17)
             bits = state >> np.uint64(11)
-            s = int(bits % np.uint64(len(start)))
+            s = np.int64(bits % np.uint64(len(start)))
             bits //= np.uint64(len(start))
-            axis = int(bits % np.uint64(4))
-            bits //= np.uint64(4)
+            # Widths are tied to their neighbours' by the rules of the space: a change may move several at once.
+            kind = np.int64(bits % np.uint64(6))
+            bits //= np.uint64(6)
             if change == 0:
                 changes = 1 + int(bits % np.uint64(3))
             bits //= np.uint64(3)
-            size = tables.shapes[s, (1, 3, 2, 4)[axis]]
             change += 1
-            if size > 1:
-                # A step of a random magnitude: single ones, and up to a quarter of the domain.
-                reach = max(1, size >> int(np.uint64(2) + bits % np.uint64(7)))
-                bits //= np.uint64(7)
-                length = 1 + int((bits >> np.uint64(1)) % np.uint64(reach))
-                at = trial[s, axis] + (length if bits % np.uint64(2) else -length)
-                trial[s, axis] = min(max(at, 0), size - 1)
-        score, excess = _worth(trial, tables, spent)
+            first, end = (kind, kind + 1) if kind < 4 else (0, kind - 3)
+            last: Any = s + 1 if kind < 4 else min(len(start), s + 1 + np.int64(bits % np.uint64(3)))
+            bits //= np.uint64(3)
+            # A step of a random magnitude: single ones, and up to a quarter of the domain.
+            size = tables.shapes[s, (1, 3, 2, 4)[first]]
+            reach = max(1, size >> int(np.uint64(2) + bits % np.uint64(7)))
+            bits //= np.uint64(7)
+            length = 1 + int((bits >> np.uint64(1)) % np.uint64(reach))
+            for t in range(s, last):
+                for axis in range(first, end):
+                    at = trial[t, axis] + (length if bits % np.uint64(2) else -length)
+                    trial[t, axis] = min(max(at, 0), tables.shapes[t, (1, 3, 2, 4)[axis]] - 1)
+        score, excess, paid = _worth(trial, tables, prices, spent)
         if excess == np.inf:
             continue
         other = score - charge * excess
+        gain = other - value - priced * (paid - cost)
         state ^= state << np.uint64(13)
         state ^= state >> np.uint64(7)
         state ^= state << np.uint64(17)
         chance = float(state >> np.uint64(11)) / 9007199254740992.0
-        if other >= value or chance < math.exp((other - value) / temperature):
-            here[:], value = trial, other
+        if gain >= 0 or chance < math.exp(gain / temperature):
+            here[:], value, cost = trial, other, paid
             if excess < best_excess or (excess == best_excess and score > best_score):
                 best[:], best_score, best_excess = trial, score, excess
     return best
+
+
+@compiled
+def _climb(tables: _Tables, here: Any) -> None:
+    """Move to the best of what one change of up to four steps or two of up to two give, until none is better.
+
+    The least excess counts first, then the score.
+    """
+    spent = np.zeros(tables.rows)
+    segments, axes = here.shape
+    sizes = tables.shapes[:, np.array((1, 3, 2, 4))]
+    free = np.zeros(tables.rows + segments)
+    score, excess, _ = _worth(here, tables, free, spent)
+    best = here.copy()
+    while True:
+        best_score, best_excess = score, excess
+        for i in range(segments * axes):
+            s, x = i // axes, i % axes
+            at = here[s, x]
+            for first in range(max(0, at - _SINGLE), min(sizes[s, x], at + _SINGLE + 1)):
+                here[s, x] = first
+                for j in range(i, segments * axes if abs(first - at) <= _DOUBLE and first != at else i + 1):
+                    t, y = j // axes, j % axes
+                    other = here[t, y]
+                    # Of two changes the second is of another choice; j = i stands for the first alone.
+                    reach = 0 if j == i else _DOUBLE
+                    for second in range(max(0, other - reach), min(sizes[t, y], other + reach + 1)):
+                        if j > i and second == other:
+                            continue
+                        here[t, y] = second
+                        trial_score, trial_excess, _ = _worth(here, tables, free, spent)
+                        if trial_excess < best_excess or (trial_excess == best_excess and trial_score > best_score):
+                            best[:], best_score, best_excess = here, trial_score, trial_excess
+                    here[t, y] = other
+            here[s, x] = at
+        if best_score == score and best_excess == excess:
+            return
+        here[:], score, excess = best, best_score, best_excess

@@ -65,8 +65,7 @@ def minimise(
     if start is None:
         best = program.evaluate(program.start, program.tangents)
     else:
-        inside = zip(start.tangents, program.layer_ranges, strict=True)
-        best = program.evaluate(start.multipliers, tuple(min(max(t, low), high) for t, (low, high) in inside))
+        best = program.evaluate(*program.adopted(start))
     if best.trace is None or best.value <= target or len(best.multipliers) == 0:
         traces = () if best.trace is None else (best.trace,)
         return Dual(best, traces, np.ones(len(traces)))

@@ -17,7 +17,7 @@ import numpy as np
 
 __all__ = [
     *("CAPACITY", "Ahead", "Prefixes", "Prices", "Rows"),
-    *("best_choice", "compiled", "envelopes", "option_bounds", "priced", "through", "value_bounds"),
+    *("best_choice", "compiled", "depth_lines", "envelopes", "option_bounds", "priced", "through", "value_bounds"),
 ]
 
 CAPACITY = 16
@@ -63,7 +63,7 @@ class Prices(NamedTuple):
 
     The blocks of an option cost ``entering[s, e, w] + pair[s, n] + opening[n, k, w] + (L - 1) again[n, k, w]``, and
     ``per_depth[L]`` more. ``lines`` (2, D) are slopes and intercepts of ``(L - 1) y - per_depth[L]`` in y, the worth of
-    one more block.
+    one more block, but for those that are nowhere above the others.
     """
 
     pair: Any
@@ -112,6 +112,27 @@ def priced(prices: Any, pair: Any, entering: Any, opening: Any, again: Any) -> A
 
 
 @compiled
+def depth_lines(depth: Any, per_depth: Any) -> Any:
+    """Slopes and intercepts (2, D) of ``(L - 1) y - per_depth[L]``, without those that are nowhere above the others."""
+    kept = np.empty(len(depth), np.int64)
+    top = 0
+    for j in range(len(depth)):
+        while top > 1:
+            i, h = kept[top - 1], kept[top - 2]
+            if (per_depth[j] - per_depth[i]) * (depth[i] - depth[h]) > (per_depth[i] - per_depth[h]) * (
+                depth[j] - depth[i]
+            ):
+                break
+            top -= 1
+        kept[top] = j
+        top += 1
+    lines = np.empty((2, top))
+    for i in range(top):
+        lines[0, i], lines[1, i] = depth[kept[i]] - 1, -per_depth[kept[i]]
+    return lines
+
+
+@compiled
 def _options(n: int, slope: float, prices: Prices, best: Any) -> None:
     """The largest ``slope sigma - price`` of node n's blocks over the depths, by kernel and width: ``best`` (K, W)."""
     opening, again, lines = prices.opening, prices.again, prices.lines
@@ -153,36 +174,42 @@ def _descending(best: Any, entering: Any, first_mid: Any, end_mid: Any, top: Any
 
 
 @compiled
-def through(ahead: Ahead, prices: Prices, descending: bool, values: Any, begin: int, end: int) -> None:
-    """For lines ``begin`` to ``end`` ahead of a segment, their intercepts before it: ``values`` (S, J).
+def _best(n: int, slope: float, prices: Prices, descending: bool, best: Any, tops: Any, places: Any) -> None:
+    """The largest ``slope sigma - price`` of node n's blocks, but for what the pair of channels adds: ``tops`` (S).
 
-    ``descending``: the more channels enter, the narrower is the best width inside.
+    ``descending``: the more channels enter, the narrower is the best width inside. ``best`` (K, W) and ``places`` (S)
+    are overwritten.
     """
-    pair, entering, log_source = prices.pair, prices.entering, prices.log_source
-    first_mid, end_mid = prices.first_mid, prices.end_mid
-    sources, rows, _ = entering.shape
-    _, kernels, widths = prices.opening.shape
-    best = np.empty((kernels, widths))
+    entering, first_mid, end_mid = prices.entering, prices.first_mid, prices.end_mid
+    sources, rows, widths = entering.shape
+    _options(n, slope, prices, best)
+    if rows == 1:
+        for k in range(1, len(best)):
+            for w in range(widths):
+                best[0, w] = max(best[0, w], best[k, w])
+    if descending and widths >= _WIDE:
+        _descending(best[0], entering[:, 0], first_mid[:, n], end_mid[:, n], tops, places)
+        return
+    for s in range(sources):
+        top = -np.inf
+        for e in range(rows):
+            for w in range(first_mid[s, n], end_mid[s, n]):
+                top = max(top, best[e, w] - entering[s, e, w])
+        tops[s] = top
+
+
+@compiled
+def through(ahead: Ahead, prices: Prices, descending: bool, values: Any, begin: int, end: int) -> None:
+    """For lines ``begin`` to ``end`` ahead of a segment, their intercepts before it: ``values`` (S, J)."""
+    pair, log_source = prices.pair, prices.log_source
+    sources = len(log_source)
+    best = np.empty(prices.opening.shape[1:])
     tops, places = np.empty(sources), np.empty(sources, np.int64)
     for j in range(begin, end):
         n, a = ahead.node[j], ahead.slope[j]
-        _options(n, a, prices, best)
-        if rows == 1:
-            for k in range(1, kernels):
-                for w in range(widths):
-                    best[0, w] = max(best[0, w], best[k, w])
-        if descending and widths >= _WIDE:
-            _descending(best[0], entering[:, 0], first_mid[:, n], end_mid[:, n], tops, places)
-            for s in range(sources):
-                values[s, j] = tops[s] + (a * log_source[s] - pair[s, n] + ahead.intercept[j])
-            continue
+        _best(n, a, prices, descending, best, tops, places)
         for s in range(sources):
-            top = -np.inf
-            low, high = first_mid[s, n], end_mid[s, n]
-            for e in range(rows):
-                for w in range(low, high):
-                    top = max(top, best[e, w] - entering[s, e, w])
-            values[s, j] = top + (a * log_source[s] - pair[s, n] + ahead.intercept[j])
+            values[s, j] = tops[s] + (a * log_source[s] - pair[s, n] + ahead.intercept[j])
 
 
 @compiled
@@ -316,7 +343,14 @@ def _before(s: int, slope: float, prefixes: Prefixes) -> float:
 
 @compiled
 def value_bounds(
-    ahead: Ahead, prices: Prices, prefixes: Prefixes, target: float, reached: Any, begin: int, end: int
+    ahead: Ahead,
+    prices: Prices,
+    descending: bool,
+    prefixes: Prefixes,
+    target: float,
+    reached: Any,
+    begin: int,
+    end: int,
 ) -> tuple[Any, float]:
     """The best prefix through a segment for slopes ``begin`` to ``end`` at its nodes: ``reached`` (J).
 
@@ -330,30 +364,28 @@ def value_bounds(
     by_node, by_mid = np.full(nodes, -np.inf), np.full(widths, -np.inf)
     by_kernel, by_depth = np.full(kernels, -np.inf), np.full(len(depth), -np.inf)
     best, before = np.empty((kernels, widths)), np.empty((rows, widths))
+    tops, places, rest = np.empty(sources), np.empty(sources, np.int64), np.empty(sources)
     below = -np.inf
     for j in range(begin, end):
         n, a = node[j], slope[j]
-        before[:] = -np.inf
-        for s in range(sources):
-            low, high = first_mid[s, n], end_mid[s, n]
-            if low >= high:
-                continue
-            rest = _before(s, a, prefixes) + (a * log_source[s] - pair[s, n])
-            for e in range(rows):
-                for w in range(low, high):
-                    before[e, w] = max(before[e, w], rest - entering[s, e, w])
-        _options(n, a, prices, best)
+        _best(n, a, prices, descending, best, tops, places)
         top = -np.inf
-        for k in range(kernels):
-            e = min(k, rows - 1)
-            for w in range(widths):
-                top = max(top, before[e, w] + best[k, w])
+        for s in range(sources):
+            if tops[s] > -np.inf:
+                rest[s] = _before(s, a, prefixes) + (a * log_source[s] - pair[s, n])
+                top = max(top, rest[s] + tops[s])
         reached[j] = top
         if intercept[j] == -np.inf:
             continue
         if top + intercept[j] <= target:
             below = max(below, top + intercept[j])
             continue
+        before[:] = -np.inf
+        for s in range(sources):
+            for e in range(rows):
+                for w in range(first_mid[s, n], end_mid[s, n]):
+                    before[e, w] = max(before[e, w], rest[s] - entering[s, e, w])
+        _options(n, a, prices, best)
         by_node[n] = max(by_node[n], top + intercept[j])
         for k in range(kernels):
             e = min(k, rows - 1)

@@ -283,6 +283,21 @@ class Program:
         bounded = zip(multipliers[first : first + len(tangents)], tangents, strict=True)
         return np.array([*multipliers, *(self.per_layer(float(mu), tangent) for mu, tangent in bounded)])
 
+    def adopted(self, bound: Bound) -> tuple[Floats, tuple[float, ...]]:
+        """The multipliers of another box, with tangents in the range of this one, at the same price for every block.
+
+        That is so where one segment is bounded and all penalised blocks have as many layers; else it is near.
+        """
+        inside = zip(bound.tangents, self.layer_ranges, strict=True)
+        tangents = tuple(min(max(tangent, low), high) for tangent, (low, high) in inside)
+        if self.relaxation.beta == 0 or not tangents:
+            return bound.multipliers, tangents
+        multipliers = bound.multipliers.copy()
+        mu = float(multipliers[len(self.relaxation.budgets) + len(tangents) - 1])
+        lost = self.per_layer(mu, bound.tangents[-1]) - self.per_layer(mu, tangents[-1])
+        multipliers[-1] += lost * self.parts[self.box.penalised[0]].layers
+        return multipliers, tangents
+
     @cached_property
     def layer_ranges(self) -> tuple[tuple[int, int], ...]:
         """For every bounded segment, the fewest and the most layers up to it by the depths of the segments."""
@@ -512,7 +527,7 @@ class Program:
         """
         reached = np.empty(len(ahead.node))
         steps = part.work * len(reached) // len(part.nodes)
-        arguments = ahead, price.prices, prefixes, target, reached
+        arguments = ahead, price.prices, part.descending, prefixes, target, reached
         axes, below = zip(*self._split(len(reached), steps, kernels.value_bounds, *arguments), strict=True)
         return reached, tuple(functools.reduce(np.maximum, axis) for axis in zip(*axes, strict=True)), max(below)
 
@@ -543,7 +558,7 @@ def _priced(part: Table, prices: Floats, budgets: int, per_depth: Floats, slope:
     """The options of a part with a price for every unit of a budget, and one for every depth."""
     costs = kernels.priced(prices, part.pair, part.entering, part.opening, part.again)
     constants = part.log_source, part.log_opening, part.log_again, part.first_mid, part.end_mid, part.depth
-    lines = np.array([part.depth - 1, -per_depth])
+    lines = kernels.depth_lines(part.depth, per_depth)
     # Nothing is added up with what is forbidden.
     largest = float(prices[:budgets] @ part.largest[:budgets])
     return _Priced(Prices._make((*costs, *constants, per_depth, lines)), slope, largest)

@@ -63,8 +63,8 @@ _TRIED, _TRIES = 6, 2
 _CLEAR = 1e-3
 """Excess of a bound over the target, relatively, below which a box is cut without a trial."""
 
-_GAIN = 1e-6
-"""Share of what lies between bound and target that is the least that a part may gain: the product of both counts."""
+_GAIN = 1e-3
+"""Share of what lies between bound and target that a part gains at least, being smaller: the product of both counts."""
 
 THIN = 20
 """Widths of every choice in the part of a large box that is tried first."""
@@ -178,7 +178,7 @@ def branch_and_bound(
     target: Callable[[], float],
     judge: Judge,
     *,
-    explore: Callable[[Path], None] = lambda _: None,
+    explore: Callable[[Path, Bound], None] = lambda *_: None,
     workers: Workers | None = None,
     most: float = math.inf,
     seconds: float = math.inf,
@@ -188,9 +188,9 @@ def branch_and_bound(
     """Branch, best bound first, until no box can pass ``target()``, or until ``watch`` or the time says stop.
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
-    ``explore`` is told the maximising paths of boxes, near which good designs are. ``workers`` examine the tasks; by
-    default this thread does. What is open after ``most`` boxes is left. ``watch`` is told the state
-    after every box; ``stop`` is asked at any moment, by any thread.
+    ``explore`` is told the maximising paths of boxes with the bounds that they hold up: good designs are near.
+    ``workers`` examine the tasks; by default this thread does. What is open after ``most`` boxes is left. ``watch`` is
+    told the state after every box; ``stop`` is asked at any moment, by any thread.
     """
     workers = workers or (lambda task, stopped: functools.partial(examine, relaxation, task, stop=stopped))
     return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop).run()
@@ -351,7 +351,7 @@ class _Search:
     relaxation: Relaxation
     target: Callable[[], float]
     judge: Judge
-    explore: Callable[[Path], None]
+    explore: Callable[[Path, Bound], None]
     workers: Workers
     most: float
     seconds: float
@@ -441,7 +441,7 @@ class _Search:
             node.settle("leaf", bound)
             return
         if found.candidates:
-            self.explore(found.candidates[0])
+            self.explore(found.candidates[0], found.start or bound)
         if not found.cuts:
             node.settle("leaf", bound)
             self.left.append((node.box, bound))

@@ -1,7 +1,7 @@
 """Who examines boxes: this process and others beside it, or a Dask cluster.
 
-Processes share boxes. Where there are not enough of them, threads of this process share the loops of a large one, which
-hold no lock. Every task travels with its spec (a few kilobytes), and every process keeps the relaxations of the last
+Processes share boxes. The loops of a large one, which hold no lock, are shared by threads that take what cores the
+others leave. Every task travels with its spec (a few kilobytes), and every process keeps the relaxations of the last
 specs: workers have no state to set up or to lose. Results come in the order of the tasks and do not depend on who
 examined them.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import Any
 
 from mad_ip.errors import InputError, MadIpError
 from mad_ip.lagrangian.box import whole
-from mad_ip.lagrangian.program import Relaxation, Shared, alone
+from mad_ip.lagrangian.program import Relaxation, Shared
 from mad_ip.lagrangian.tree import THIN, Examined, Task, examine, guessed
 from mad_ip.processes import Parent, Process, ready, started
 from mad_ip.spec import Spec
@@ -55,14 +56,22 @@ def threads(number: int, spec: Spec | None = None) -> Iterator[Workers]:
     if number == 1:
         yield lambda spec, task, stop: functools.partial(_examined, spec, task, stop=stop)
         return
-    with ThreadPoolExecutor(number) as pool, ExitStack() as stack:
+    with _shared(number) as shared, ExitStack() as stack:
+        processes = [stack.enter_context(started(_serve, (spec, number))) for _ in range(number - 1)]
+        yield _Crew(processes, shared).examine
+
+
+@contextmanager
+def _shared(number: int) -> Iterator[Shared]:
+    """Threads that share large loops."""
+    with ThreadPoolExecutor(number) as pool:
 
         def shared(size: int, work: Callable[[int, int], Any]) -> list[Any]:
             # A few parts for each thread: not all take as long.
             ends = [size * part // (4 * number) for part in range(4 * number + 1)]
             return list(pool.map(work, ends[:-1], ends[1:]))
 
-        yield _Crew([stack.enter_context(started(_serve, spec)) for _ in range(number - 1)], shared).examine
+        yield shared
 
 
 class _Crew:
@@ -108,14 +117,12 @@ class _Crew:
         if self.waiting:
             ticket = min(self.waiting)
             spec, task = self.waiting.pop(ticket)
-            # Threads where a process has nothing else to do.
-            shared = self.shared if self.starting or not all(self.held.values()) else alone
 
             def stopped() -> bool:
                 self._exchange(0.0)
                 return stop()
 
-            self.found[ticket] = _examined(spec, task, shared=shared, stop=stopped)
+            self.found[ticket] = _examined(spec, task, shared=self.shared, stop=stopped)
 
     def _exchange(self, seconds: float) -> None:
         """Take what processes have found, within ``seconds``, and hand out what waits."""
@@ -154,15 +161,19 @@ class _Crew:
         self.waiting.update(self.held.pop(process, {}))
 
 
-def _serve(spec: Spec | None, parent: Parent) -> None:
+def _serve(task: tuple[Spec | None, int], parent: Parent) -> None:
     """A process of a crew: it says when it is ready, and what it finds in every box that it is sent."""
+    # For products of matrices, of which there are none here, numba would load them in a third of a second.
+    sys.modules["scipy.linalg"] = None  # type: ignore[assignment]
+    spec, number = task
     if spec is not None:
         # Loads all that was compiled, too.
         guessed(relaxation(spec), whole(spec).thinned(THIN))
     parent.send((-1, None))
-    while True:
-        ticket, spec, task = parent.receive()
-        parent.send((ticket, _examined(spec, task, stop=parent.asked)))
+    with _shared(number) as shared:
+        while True:
+            ticket, spec, box = parent.receive()
+            parent.send((ticket, _examined(spec, box, shared=shared, stop=parent.asked)))
 
 
 @contextmanager
