@@ -224,7 +224,8 @@ def examine(
             if first.best.trace is not None:
                 start, known = first.best, (*known, *_active(thin, first))
             if above is not None and first.best.value > task.target and box.first < box.last:
-                # Whatever the multipliers, the whole box is bounded no better than a part of it.
+                # Whatever the multipliers, the whole box is bounded no better than a part of it: one bound is enough.
+                above = min(above, program.evaluate(*program.adopted(first.best)), key=lambda bound: bound.value)
                 candidates = dict.fromkeys([first.best.trace.path, *candidates] if first.best.trace else candidates)
                 return Examined("leaf", tuple(trims), above, start, tuple(_cuts(box, first)), known, tuple(candidates))
         evaluations = EVALUATIONS if thin is program else _CORRECTIONS
