@@ -113,13 +113,17 @@ def test_a_climb_ends_where_nothing_around_is_better() -> None:
     for row in rows:
         end = population.row(climbed(population.spec, population.path(row)))
         around = search.around(population, end)
-        scores, violation = population.evaluate(np.concatenate([end[None], row[None], around]))
-        order = list(zip(violation.round(12).tolist(), (-scores).round(6).tolist(), strict=True))
-        assert order[0] == min(order)
-        moved += order[0] < order[1]
+        (score, start, *scores), (violation, broken, *excesses) = (
+            found.tolist() for found in population.evaluate(np.concatenate([end[None], row[None], around]))
+        )
+        for other, excess in zip(scores, excesses, strict=True):
+            # The climb adds up in floating point.
+            assert excess > violation - 1e-9
+            assert excess > violation + 1e-9 or other <= score + 1e-9 * abs(score)
+        moved += violation < broken - 1e-9 or (violation == broken and score > start)
     assert moved > 10
-    _, violation = population.evaluate(rows)
-    assert violation.min() == 0 < violation.max()
+    _, at_random = population.evaluate(rows)
+    assert at_random.min() == 0 < at_random.max()
 
 
 @QUICK
@@ -141,7 +145,7 @@ def test_a_walk_ends_within_the_space_and_nowhere_worse_than_a_climb(spec: Spec)
 
 
 def test_some_walk_of_a_few_ends_near_the_optimum() -> None:
-    """Within half a per cent, which half of mobile's walks miss by as much again."""
+    """Of ten walks at least one ends within half a per cent of the optimum of mobile."""
     spec = Spec.load(ZOO / "mobile" / "spec.toml")
     relaxation, population = Relaxation(spec), Population(spec)
     best = Design.load(ZOO / "mobile" / "design.json").metrics.score

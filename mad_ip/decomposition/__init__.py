@@ -152,9 +152,10 @@ class _Descent:
         return self.ranked[-1][0] if len(self.ranked) == self.top else -math.inf
 
     def run(self, starts: Sequence[Path]) -> Found:
+        first = self._guessed() if starts else None
         for path in starts:
             self.judge(path)
-            if (first := self._guessed()) is not None:
+            if first is not None:
                 self.explore(path, first)
         # Without a depth penalty, where the tree is one that looks for a first design.
         spec, tree = self.free, None if self.ranked else self._begun()
