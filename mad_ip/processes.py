@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
@@ -35,16 +34,11 @@ class Parent:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._asked = threading.Event()
-        self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: Any) -> None:
         """Send anything that can be pickled; wait where the parent is behind with its reading."""
         self._pipe.send(message)
-
-    def receive(self) -> Any:
-        """The next message that the parent has sent, waited for."""
-        return self._messages.get()
 
     def asked(self) -> bool:
         """Whether the parent wishes this process to stop by itself."""
@@ -53,11 +47,8 @@ class Parent:
     def _listen(self) -> None:
         with suppress(EOFError, OSError):
             while True:
-                message = self._pipe.recv()
-                if message is None:
-                    self._asked.set()
-                else:
-                    self._messages.put(message)
+                self._pipe.recv()
+                self._asked.set()
         # The parent is gone. What this process has started goes with it, as it goes with its own parent.
         os.killpg(os.getpid(), signal.SIGKILL)
 
@@ -107,16 +98,6 @@ class Process:
         if isinstance(message, MadIpError):
             raise message
         return message
-
-    def send(self, message: Any) -> None:
-        """Send anything that can be pickled but ``None``; see :meth:`Parent.receive`.
-
-        Raises :class:`EOFError` when the process is gone.
-        """
-        try:
-            self._pipe.send(message)
-        except OSError:
-            raise EOFError from None
 
     def ask(self) -> None:
         """Ask the process to stop by itself; see :meth:`Parent.asked`."""

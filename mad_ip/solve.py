@@ -243,7 +243,7 @@ class _Solve:
     def _branch(self, gap: float, most: float) -> Found:
         """Branch and bound without a solver, from the best design known."""
         self.phase = "branch and bound"
-        with thread_pool(self.threads, self.spec) as workers:
+        with thread_pool(self.threads) as workers:
             found = decomposition.optimise(
                 self.spec,
                 workers,

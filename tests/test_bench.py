@@ -54,7 +54,9 @@ def test_codes_are_compared_each_in_its_own_folder(tmp_path: Path) -> None:
     assert {(row["gap"], row["status"]) for row in table[:4]} == {("1.0e-06", "optimal")}
     for old, now in zip(table[::2], table[1::2], strict=True):
         assert old["times as fast"] == "1.00"
-        assert float(now["times as fast"]) > 1.5
+        assert float(old["seconds"]) > 1.5
+        ratio = float(old["seconds"]) / float(now["seconds"])
+        assert float(now["times as fast"]) == pytest.approx(ratio, abs=0.1 * ratio)
     for key, row in (("old", table[4]), ("now", table[5])):
         parts = sum(float(part["seconds"]) for part in table[:4] if part["code"] == key)
         assert float(row["seconds"]) == pytest.approx(parts, abs=0.2)

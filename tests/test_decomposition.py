@@ -22,8 +22,7 @@ from mad_ip.decomposition import Found, crude_bound, optimise, unreachable
 from mad_ip.decomposition.least import least
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
-from mad_ip.lagrangian import workers
-from mad_ip.lagrangian.program import Program
+from mad_ip.lagrangian import dual, workers
 from mad_ip.lagrangian.tree import Examined
 from mad_ip.lagrangian.workers import threads
 from mad_ip.solve import InfeasibleError, rank, solve
@@ -292,21 +291,24 @@ def test_it_stops_at_any_moment_and_keeps_what_is_known(
     """After so many evaluations, most of which are in the middle of a box."""
     spec, optimum = coarse
     done = 0
-    right = Program.evaluate
+    right = dual._improve
 
-    def counting(*arguments: Any) -> Any:
+    def counting(search: Any, *arguments: Any) -> Any:
         nonlocal done
-        done += 1
-        return right(*arguments)
+        left = search.counts[dual._LEFT]
+        going = right(search, *arguments)
+        done += left - search.counts[dual._LEFT]
+        return going
 
-    monkeypatch.setattr(Program, "evaluate", counting)
+    monkeypatch.setattr(dual, "_improve", counting)
     with threads(number) as some:
         found = optimise(spec, some, gap=0.0, stop=lambda: done >= evaluations)
     assert found.paths != ()
     assert found.score <= optimum * (1 + 1e-12)
     assert optimum * (1 - 1e-12) <= found.bound < math.inf
-    # A box that is begun is bounded once or twice; a round has eight.
-    assert done <= max(evaluations, 60) + 3 * 8
+
+    # What a thread is at is done first.
+    assert done <= max(evaluations, dual.EVALUATIONS) + number * dual.EVALUATIONS
 
 
 def test_the_watch_stops_it_too(coarse: tuple[Spec, float]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import oracle
 import pytest
+from interpreted import interpret
 from numpy.typing import NDArray
 
 from mad_ip import catalogue, decomposition, formulation, paths, solve
@@ -24,7 +25,7 @@ from mad_ip.decomposition import Found
 from mad_ip.design import Design
 from mad_ip.errors import InternalError
 from mad_ip.formulation import Window
-from mad_ip.lagrangian import kernels, program, tree, workers
+from mad_ip.lagrangian import dual, kernels, packed, passes, program, tree, workers
 from mad_ip.lagrangian.box import Box
 from mad_ip.lagrangian.survivors import Survivors
 from mad_ip.spec import Budget, Segment, Spec
@@ -341,28 +342,30 @@ def test_verification_catches_the_fault(name: str) -> None:
 
 def log_width_of_sources_dropped(patch: pytest.MonkeyPatch) -> None:
     """From the tables: what the channels before a segment add to the width of its first layer."""
-    right = program.build_tables
+    right = packed.tables
     patch.setattr(
-        program,
-        "build_tables",
-        lambda spec: tuple(replace(table, log_source=0 * table.log_source) for table in right(spec)),
+        packed,
+        "tables",
+        lambda spec: [replace(table, log_source=0 * table.log_source) for table in right(spec)],
     )
 
 
 def envelope_without_its_highest_line(patch: pytest.MonkeyPatch) -> None:
     """Where there are more than one, and of the widest node always."""
+    interpret(patch, packed, passes, dual)
     right = kernels.envelopes
 
-    def wrong(*arguments: Any) -> None:
-        right(*arguments)
-        _, _, _, low, high, (slope, intercept, origin, number), begin, end = arguments
-        for s in range(begin, end):
+    def wrong(slopes: Any, values: Any, own: Any, low: Any, high: Any) -> kernels.Rows:
+        kept = right(slopes, values, own, low, high)
+        slope, intercept, origin, number = kept
+        for s in range(len(values)):
             lines = slice(0, number[s])
             highest = int(np.argmax(slope[s, lines] * (low[s] + high[s]) / 2 + intercept[s, lines]))
             if number[s] > 1 or s == len(low) - 1 > 0:
                 for array in (slope, intercept, origin):
                     array[s, highest : number[s] - 1] = array[s, highest + 1 : number[s]].copy()
                 number[s] -= 1
+        return kept
 
     patch.setattr(kernels, "envelopes", wrong)
 
@@ -379,13 +382,17 @@ def trim_above_the_target(patch: pytest.MonkeyPatch) -> None:
 
 def bounds_too_low(patch: pytest.MonkeyPatch) -> None:
     """Of whole boxes, by a tenth; what an option is worth in a box is not."""
-    right = program.Program.evaluate
+    evaluate, minimise = program.Program.evaluate, tree.minimise
 
-    def wrong(*arguments: Any) -> Any:
-        found = right(*arguments)
-        return replace(found, value=found.value - 0.1 * abs(found.value))
+    def lower(bound: program.Bound) -> program.Bound:
+        return replace(bound, value=bound.value - 0.1 * abs(bound.value))
 
-    patch.setattr(program.Program, "evaluate", wrong)
+    def lowered(*arguments: Any, **options: Any) -> dual.Dual:
+        found = minimise(*arguments, **options)
+        return replace(found, best=lower(found.best))
+
+    patch.setattr(program.Program, "evaluate", lambda *arguments: lower(evaluate(*arguments)))
+    patch.setattr(tree, "minimise", lowered)
 
 
 def survivors_without_a_kernel(patch: pytest.MonkeyPatch) -> None:

@@ -151,9 +151,9 @@ def test_some_walk_of_a_few_ends_near_the_optimum() -> None:
     best = Design.load(ZOO / "mobile" / "design.json").metrics.score
     first = guessed(relaxation, whole(spec).thinned(THIN))
     assert first is not None
-    assert first.trace is not None
+    assert first.path is not None
     annealer = Annealer(relaxation)
-    walks = [annealer.walk(first.trace.path, first, seed, 300_000, 2e-3, 5e-5, first.value) for seed in range(10)]
+    walks = [annealer.walk(first.path, first, seed, 300_000, 2e-3, 5e-5, first.value) for seed in range(10)]
     scores, violation = population.evaluate(np.array([population.row(path) for path in walks]))
     assert scores[violation == 0].max() > best * (1 - 5e-3)
 

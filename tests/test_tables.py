@@ -84,7 +84,6 @@ def test_terms_add_up_to_costs_and_log_widths(table: dict[str, Any], seed: int) 
         gain = entropy.entropy_factor(spec.convention) * segment.weight
         gain *= math.log((segment.time.out_frames or 1) * segment.out_size**2 * choice.channels)
         assert table_of.gain[np.searchsorted(table_of.nodes, choice.channels)] == pytest.approx(gain, rel=1e-12)
-        assert table_of.bounded == segment.bounded
 
 
 def test_every_family_and_clips_are_drawn() -> None:
@@ -119,7 +118,7 @@ def test_a_cost_that_mixes_three_widths_is_refused(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(COSTS, "volume", Cost("volume", "m^3", terms, combine))
     with pytest.raises(InternalError, match="depends on the channels before and after a block and on"):
-        tables(one_stage("bottleneck", volume=1e4))
+        list(tables(one_stage("bottleneck", volume=1e4)))
 
 
 @pytest.mark.parametrize("width", ["mid", "channels"])
@@ -132,7 +131,7 @@ def test_a_family_whose_layer_mixes_three_widths_is_refused(monkeypatch: pytest.
 
     monkeypatch.setitem(blocks.FAMILIES, "basic", dataclasses.replace(blocks.FAMILIES["basic"], layers=layers))
     with pytest.raises(InternalError):
-        tables(one_stage("basic", macs=1e9))
+        list(tables(one_stage("basic", macs=1e9)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

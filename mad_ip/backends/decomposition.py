@@ -28,7 +28,7 @@ class Decomposition(Search):
 
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
         """Solve; see :class:`mad_ip.backends.base.Search`. Gives the ``limits.top`` best paths."""
-        with threads(limits.threads, spec) if self.cluster is None else cluster(self.cluster) as workers:
+        with threads(limits.threads) if self.cluster is None else cluster(self.cluster) as workers:
             found = optimise(
                 spec,
                 workers,

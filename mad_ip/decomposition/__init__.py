@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, dataclass, field
 
+import numpy as np
+
 from mad_ip import search
 from mad_ip.decomposition.least import least
 from mad_ip.lagrangian.annealing import Annealer
@@ -110,8 +112,9 @@ def crude_bound(spec: Spec) -> float:
     program = relaxed(relaxation(spec), whole(spec), ranged=False)
     if program is None:
         return -math.inf
-    pairs = zip(program.parts, program.carried, strict=True)
-    return math.fsum(float(part.gain.max() * carried[1].max()) for part, carried in pairs) * (1 + 1e-9)
+    numbers = program.tables.shapes[:, 1]
+    widest = np.maximum.reduceat(program.high, np.cumsum(numbers) - numbers)
+    return math.fsum(program.gains * widest) * (1 + 1e-9)
 
 
 @dataclass
@@ -195,7 +198,7 @@ class _Descent:
             return nothing
         above = Bound(node.value, node.multipliers, node.tangents, None)
         target = score - _BELOW * max(abs(score), 1e-9)
-        found = examine(known, Task(node.box, above, above, (), target), stop=self._stopped)
+        found = examine(known, Task(node.box, above, above, None, target), stop=self._stopped)
         if found.bound is None:
             return nothing
         box = found.trims[-1].box if found.trims else node.box
@@ -208,10 +211,10 @@ class _Descent:
         is returned where neither was found.
         """
         first = self._guessed()
-        if first is None or first.trace is None:
+        if first is None or first.path is None:
             self.bound = -math.inf
             return None
-        start, scale = first.trace.path, max(1.0, abs(first.value))
+        start, scale = first.path, max(1.0, abs(first.value))
         steps = min(_STEPS, _PER_VALUE * whole(self.spec).size)
 
         def walk(number: int) -> Path | None:

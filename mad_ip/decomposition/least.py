@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from mad_ip import catalogue, paths
+from mad_ip.lagrangian import passes
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Program, Relaxation
 from mad_ip.spec import Budget, Objective, Spec
@@ -23,8 +24,9 @@ def least(spec: Spec, budget: str) -> float:
     alone = dataclasses.replace(spec, budget=Budget(**{budget: limit}), sha256="")
     if budget == "effectiveness":
         return paths.smallest_effectiveness(catalogue.build(_widest(alone)))
-    before, _ = _program(alone).prefixes(0.0, np.ones(1))
-    return float(round(-float(before[-1].max()) * limit))
+    program = _program(alone)
+    before = passes.prefixes(program.tables, program.relaxation.prices(np.ones(1)), 0.0)
+    return float(round(-float(before[-program.tables.shapes[-1, 1] :].max()) * limit))
 
 
 def _least_maximum(spec: Spec, budget: str) -> int:
@@ -33,7 +35,7 @@ def _least_maximum(spec: Spec, budget: str) -> int:
     def possible(limit: int) -> bool:
         alone = Budget(**{budget: limit})
         program = _program(dataclasses.replace(spec, budget=alone, objective=Objective(0.0), sha256=""))
-        return not program.is_empty and program.evaluate(np.zeros(0)).trace is not None
+        return not program.is_empty and program.evaluate(np.zeros(0)).path is not None
 
     high = 1
     while not possible(high):
@@ -53,7 +55,8 @@ def _widest(spec: Spec) -> Spec:
     The rules on channels keep the larger of two paths, channel by channel, and larger numbers make wider layers: of the
     architectures with the same depths, the one with the largest has the least effectiveness.
     """
-    channels = [int(part.nodes[-1]) for part in _program(spec).parts]
+    program = _program(spec)
+    channels = [int(program.segment(s).nodes[-1]) for s in range(len(spec.segments))]
     return dataclasses.replace(
         spec,
         sha256="",

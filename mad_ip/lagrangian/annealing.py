@@ -7,14 +7,16 @@ it fits. At its end a walk climbs over all changes of one choice or two. Equal s
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mad_ip.lagrangian.kernels import compiled
+from mad_ip.lagrangian.kernels import compiled, inner
+from mad_ip.lagrangian.packed import Packed
 from mad_ip.lagrangian.program import Bound, Relaxation
-from mad_ip.spec import Path
+from mad_ip.spec import Choice, Path
 
 __all__ = ["Annealer"]
 
@@ -30,54 +32,32 @@ _SAME = 1e-12
 _SINGLE, _DOUBLE = 4, 2
 """Steps that a climb looks at in one choice, and in each of two."""
 
-_ARRAYS = (
-    *("pair", "entering", "opening", "again"),
-    *("log_source", "log_opening", "log_again", "first_mid", "end_mid", "gain"),
-)
 
+class _Space(NamedTuple):
+    """The tables, and what they do not say: which segments are bounded and which penalised.
 
-class _Tables(NamedTuple):
-    """All tables in one array, ``offsets`` (segments, arrays) in ``real``; ``shapes`` (S, N, K, W, L) of every segment.
-
-    ``entering`` says how many kernels matter to what enters a segment; ``depth`` (segments, L) is padded. ``rows`` of
-    costs are summed; ``root``: the depth penalty is that of the standard deviation.
+    ``root``: the depth penalty is that of the standard deviation.
     """
 
-    real: Any
-    offsets: Any
-    shapes: Any
-    entering: Any
-    depth: Any
-    layers: Any
+    tables: Packed
     bounded: Any
     penalised: Any
-    rows: int
     log_ratio: float
     beta: float
     root: bool
 
 
 class Annealer:
-    """The tables of a relaxation in one array, and walks over them."""
+    """Walks over the tables of a relaxation."""
 
     def __init__(self, relaxation: Relaxation) -> None:
         self.relaxation = relaxation
-        tables = relaxation.tables
-        arrays = [np.ravel(getattr(table, key)).astype(float) for table in tables for key in _ARRAYS]
-        sizes = np.array([len(array) for array in arrays])
-        depth = np.zeros((len(tables), max(len(table.depth) for table in tables)))
-        for row, table in zip(depth, tables, strict=True):
-            row[: len(table.depth)] = table.depth
-        self.tables = _Tables(
-            real=np.concatenate(arrays),
-            offsets=(np.cumsum(sizes) - sizes).reshape(-1, len(_ARRAYS)),
-            shapes=np.array([(*t.pair.shape[1:], *t.opening.shape[2:], len(t.depth)) for t in tables]),
-            entering=np.array([table.entering.shape[2] for table in tables]),
-            depth=depth,
-            layers=np.array([table.layers for table in tables]),
-            bounded=np.array([table.bounded for table in tables]),
-            penalised=np.array([segment.penalised for segment in relaxation.spec.segments]),
-            rows=len(tables[0].pair),
+        segments = relaxation.spec.segments
+        self.axes = [(s.channels, s.mid, s.kernel, s.depth) for s in segments]
+        self.space = _Space(
+            tables=relaxation.tables,
+            bounded=np.isin(np.arange(len(segments)), relaxation.bounded),
+            penalised=np.array([segment.penalised for segment in segments]),
             log_ratio=float(relaxation.log_ratio),
             beta=float(relaxation.beta),
             root=relaxation.spec.convention == "tinynas",
@@ -89,30 +69,29 @@ class Annealer:
         Prices are by the multipliers of ``by``. The temperatures ``hot`` and ``cold`` are relative to ``scale``, a
         score.
         """
-        tables = self.relaxation.tables
         genes = np.array(
-            [
-                [np.searchsorted(values, value) for values, value in zip(table.axes, choice, strict=True)]
-                for table, choice in zip(tables, start, strict=True)
-            ]
+            [list(map(bisect.bisect_left, axes, choice)) for axes, choice in zip(self.axes, start, strict=True)]
         )
-        number = len(self.relaxation.budgets)
-        prices = np.zeros(self.tables.rows + len(tables))
+        rows, number = self.space.tables.rows, len(self.relaxation.budgets)
+        prices = np.zeros(rows + len(genes))
         prices[:number] = by.multipliers[:number]
-        prices[[self.tables.rows + s for s in self.relaxation.bounded]] = by.multipliers[number:][: len(by.tangents)]
-        found = _walk(self.tables, prices * _PRICED, genes, seed, steps, hot * scale, cold * scale, _CHARGE * scale)
-        _climb(self.tables, found)
-        return tuple(table.choice(*row) for table, row in zip(tables, found, strict=True))
+        prices[[rows + s for s in self.relaxation.bounded]] = by.multipliers[number:][: len(by.tangents)]
+        found = _walk(self.space, prices * _PRICED, genes, seed, steps, hot * scale, cold * scale, _CHARGE * scale)
+        _climb(self.space, found)
+        return tuple(
+            Choice(*(values[at] for values, at in zip(axes, row, strict=True)))
+            for axes, row in zip(self.axes, found.tolist(), strict=True)
+        )
 
 
-@compiled
-def _worth(genes: Any, tables: _Tables, prices: Any, spent: Any) -> tuple[float, float, float]:
+@inner
+def _worth(genes: Any, space: _Space, prices: Any, spent: Any) -> tuple[float, float, float]:
     """Score and excess of an architecture, an infinite one where it breaks a rule, and what all it spends costs.
 
     ``prices`` are of every row of costs, and of the log-width that every segment wants for its effectiveness.
     """
-    real, offsets, shapes, entering, depth = tables.real, tables.offsets, tables.shapes, tables.entering, tables.depth
-    rows, beta = tables.rows, tables.beta
+    tables, beta = space.tables, space.beta
+    at, real, whole, rows = tables.at, tables.real, tables.whole, tables.rows
     spent[:] = 0.0
     score, excess, paid = 0.0, 0.0, 0.0
     carried, count = 0.0, 0.0
@@ -120,31 +99,29 @@ def _worth(genes: Any, tables: _Tables, prices: Any, spent: Any) -> tuple[float,
     source = 0
     for s in range(len(genes)):
         n, w, k, d = genes[s]
-        sources, nodes, kernels, widths, _ = shapes[s]
-        at = source * nodes + n
-        if w < real[offsets[s, 7] + at] or w >= real[offsets[s, 8] + at]:
+        sources, nodes, kernels, widths, _, entering = tables.shapes[s]
+        pair, more = source * nodes + n, tables.depth[s, d] - 1
+        if w < whole[at[s, 8] + pair] or w >= whole[at[s, 9] + pair]:
             return score, np.inf, 0.0
-        e = min(k, entering[s] - 1)
-        inner = (n * kernels + k) * widths + w
-        outer = (source * entering[s] + e) * widths + w
-        more = depth[s, d] - 1
+        inside = (n * kernels + k) * widths + w
+        outside = (source * entering + min(k, entering - 1)) * widths + w
         for b in range(rows):
             spent[b] += (
-                real[offsets[s, 0] + b * sources * nodes + at]
-                + real[offsets[s, 1] + b * sources * entering[s] * widths + outer]
-                + real[offsets[s, 2] + b * nodes * kernels * widths + inner]
-                + more * real[offsets[s, 3] + b * nodes * kernels * widths + inner]
+                real[at[s, 0] + b * sources * nodes + pair]
+                + real[at[s, 1] + b * sources * entering * widths + outside]
+                + real[at[s, 2] + b * nodes * kernels * widths + inside]
+                + more * real[at[s, 3] + b * nodes * kernels * widths + inside]
             )
-        carried += real[offsets[s, 4] + source] + real[offsets[s, 5] + inner] + more * real[offsets[s, 6] + inner]
-        count += tables.layers[s] * depth[s, d]
-        score += real[offsets[s, 9] + n] * carried
-        if tables.bounded[s]:
+        carried += real[at[s, 4] + source] + real[at[s, 5] + inside] + more * real[at[s, 6] + inside]
+        count += tables.layers[s] * (more + 1)
+        score += real[at[s, 7] + n] * carried
+        if space.bounded[s]:
             # ln rho = ln D - S / D
-            over = math.log(count) - carried / count - tables.log_ratio
+            over = math.log(count) - carried / count - space.log_ratio
             excess += max(0.0, over)
             paid += prices[rows + s] * count * over
-        if tables.penalised[s]:
-            total, squares, number = total + depth[s, d], squares + depth[s, d] ** 2, number + 1
+        if space.penalised[s]:
+            total, squares, number = total + more + 1, squares + (more + 1) ** 2, number + 1
         source = n
     for b in range(rows):
         paid += prices[b] * (spent[b] - 1)
@@ -152,18 +129,16 @@ def _worth(genes: Any, tables: _Tables, prices: Any, spent: Any) -> tuple[float,
             excess += spent[b] - 1
     if beta > 0:
         variance = max(0.0, squares / number - (total / number) ** 2)
-        score -= beta * math.exp(min(50.0, math.sqrt(variance) if tables.root else variance))
+        score -= beta * math.exp(min(50.0, math.sqrt(variance) if space.root else variance))
     return score, excess, paid
 
 
 @compiled
-def _walk(
-    tables: _Tables, prices: Any, start: Any, seed: int, steps: int, hot: float, cold: float, charge: float
-) -> Any:
+def _walk(space: _Space, prices: Any, start: Any, seed: int, steps: int, hot: float, cold: float, charge: float) -> Any:
     state = np.uint64(seed * 2 + 1) * np.uint64(0x9E3779B97F4A7C15)
     here, trial, best = start.copy(), start.copy(), start.copy()
-    spent = np.zeros(tables.rows)
-    score, excess, paid = _worth(here, tables, prices, spent)
+    spent = np.zeros(space.tables.rows)
+    score, excess, paid = _worth(here, space, prices, spent)
     value, cost = score - charge * excess, paid
     best_score, best_excess = score, excess
     for step in range(steps):
@@ -190,15 +165,15 @@ def _walk(
             last: Any = s + 1 if kind < 4 else min(len(start), s + 1 + np.int64(bits % np.uint64(3)))
             bits //= np.uint64(3)
             # A step of a random magnitude: single ones, and up to a quarter of the domain.
-            size = tables.shapes[s, (1, 3, 2, 4)[first]]
+            size = space.tables.shapes[s, (1, 3, 2, 4)[first]]
             reach = max(1, size >> int(np.uint64(2) + bits % np.uint64(7)))
             bits //= np.uint64(7)
             length = 1 + int((bits >> np.uint64(1)) % np.uint64(reach))
             for t in range(s, last):
                 for axis in range(first, end):
                     at = trial[t, axis] + (length if bits % np.uint64(2) else -length)
-                    trial[t, axis] = min(max(at, 0), tables.shapes[t, (1, 3, 2, 4)[axis]] - 1)
-        score, excess, paid = _worth(trial, tables, prices, spent)
+                    trial[t, axis] = min(max(at, 0), space.tables.shapes[t, (1, 3, 2, 4)[axis]] - 1)
+        score, excess, paid = _worth(trial, space, prices, spent)
         if excess == np.inf:
             continue
         other = score - charge * excess
@@ -215,16 +190,16 @@ def _walk(
 
 
 @compiled
-def _climb(tables: _Tables, here: Any) -> None:
+def _climb(space: _Space, here: Any) -> None:
     """Move to the best of what one change of up to four steps or two of up to two give, until none is better.
 
     The least excess counts first, then the score.
     """
-    spent = np.zeros(tables.rows)
+    spent = np.zeros(space.tables.rows)
     segments, axes = here.shape
-    sizes = tables.shapes[:, np.array((1, 3, 2, 4))]
-    free = np.zeros(tables.rows + segments)
-    score, excess, _ = _worth(here, tables, free, spent)
+    sizes = space.tables.shapes[:, np.array((1, 3, 2, 4))]
+    free = np.zeros(space.tables.rows + segments)
+    score, excess, _ = _worth(here, space, free, spent)
     best = here.copy()
     while True:
         best_score, best_excess = score, excess
@@ -242,7 +217,7 @@ def _climb(tables: _Tables, here: Any) -> None:
                         if j > i and second == other:
                             continue
                         here[t, y] = second
-                        trial_score, trial_excess, _ = _worth(here, tables, free, spent)
+                        trial_score, trial_excess, _ = _worth(here, space, free, spent)
                         if trial_excess < best_excess or (trial_excess == best_excess and trial_score > best_score):
                             best[:], best_score, best_excess = here, trial_score, trial_excess
                     here[t, y] = other

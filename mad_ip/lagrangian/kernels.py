@@ -1,6 +1,6 @@
 """The program's loops, compiled: the best option of a pair for a slope, envelopes of lines, and bounds by value.
 
-Every function works on whole arrays and holds no lock of the interpreter, so that threads share the boxes of a round.
+Every function works on whole arrays and holds no lock of the interpreter, so that threads share the boxes.
 Results do not depend on the order of the rows, nor on which thread computes them.
 
 Axes: S sources, N nodes, K kernels, E kernels that matter to what enters (K or 1), W inner widths, D lines in the
@@ -9,15 +9,43 @@ depth, J lines (or slopes) at the nodes, in ascending slope.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
+from numba.misc.appdirs import AppDirs
+
+# What numba loads with the first function looks for SciPy's linear algebra, a fifth of a second and 11 MB; whatever
+# needs that finds it later.
+_LINALG = sys.modules.get("scipy.linalg", numba)
+sys.modules["scipy.linalg"] = None  # type: ignore[assignment]
+try:
+    import numba.np.arraymath
+finally:
+    del sys.modules["scipy.linalg"]
+    if _LINALG is not numba:
+        sys.modules["scipy.linalg"] = _LINALG
 
 __all__ = [
     *("CAPACITY", "Ahead", "Prefixes", "Prices", "Rows"),
-    *("best_choice", "compiled", "depth_lines", "envelopes", "option_bounds", "priced", "through", "value_bounds"),
+    *(
+        "Values",
+        "best_choice",
+        "compiled",
+        "depth_lines",
+        "envelopes",
+        "option_bounds",
+        "summed",
+        "through",
+        "value_bounds",
+    ),
 ]
 
 CAPACITY = 16
@@ -32,12 +60,41 @@ _FAST = {"nnan", "nsz"}
 """What lets a maximum use the processor's vectors; nothing here is not a number, and no sum is reordered."""
 
 
-def compiled(function: _F) -> _F:
+@functools.cache
+def _folder() -> str | None:
+    """Where machine code is kept, a place of its own for every state of these sources; ``None`` where none can be.
+
+    numba compiles a function anew when its own file has changed, whatever became of those that it calls.
+    """
+    here = Path(__file__).parent
+    names = "annealing", "dual", "kernels", "packed", "passes", "simplex"
+    sources = b"".join((here / name).with_suffix(".py").read_bytes() for name in names)
+    config: Any = numba.config
+    users: str = AppDirs("mad-ip", appauthor=False).user_cache_dir  # type: ignore[no-untyped-call]
+    for place in filter(None, (config.CACHE_DIR, here / "__pycache__", users)):
+        folder = Path(place) / hashlib.sha256(sources).hexdigest()[:16]
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return str(folder)
+    return None
+
+
+def compiled(function: _F, **options: bool) -> _F:
     """Compile on the first call; the machine code is kept on disk where there is a place for it."""
+    options |= {"nogil": True, "no_cfunc_wrapper": True}
+    settings: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", **options}
+    config: Any = numba.config
+    given, config.CACHE_DIR = config.CACHE_DIR, _folder() or ""
     try:
-        return cast("_F", numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")(function))
-    except RuntimeError:
-        return cast("_F", numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function))
+        return cast("_F", numba.njit(cache=bool(_folder()), **settings)(function))
+    finally:
+        config.CACHE_DIR = given
+
+
+def inner(function: _F) -> _F:
+    """Compile what only compiled code calls, in less time."""
+    return compiled(function, no_cpython_wrapper=True)
 
 
 class Ahead(NamedTuple):
@@ -92,8 +149,17 @@ class Prefixes(NamedTuple):
     number: Any
 
 
+class Values(NamedTuple):
+    """Bounds by the values of the axes of a segment, in the order of :data:`mad_ip.lagrangian.box.AXES`."""
+
+    channels: Any
+    mid: Any
+    kernel: Any
+    depth: Any
+
+
 @compiled
-def _summed(costs: Any, prices: Any) -> Any:
+def summed(costs: Any, prices: Any) -> Any:
     """``sum_b prices[b] costs[b]``."""
     total = np.zeros(costs.shape[1:])
     flat = total.ravel()
@@ -103,12 +169,6 @@ def _summed(costs: Any, prices: Any) -> Any:
             for x in range(len(flat)):
                 flat[x] += price * row[x]
     return total
-
-
-@compiled
-def priced(prices: Any, pair: Any, entering: Any, opening: Any, again: Any) -> Any:
-    """Costs of every budget (B first) with a price for each."""
-    return _summed(pair, prices), _summed(entering, prices), _summed(opening, prices), _summed(again, prices)
 
 
 @compiled
@@ -132,7 +192,7 @@ def depth_lines(depth: Any, per_depth: Any) -> Any:
     return lines
 
 
-@compiled
+@inner
 def _options(n: int, slope: float, prices: Prices, best: Any) -> None:
     """The largest ``slope sigma - price`` of node n's blocks over the depths, by kernel and width: ``best`` (K, W)."""
     opening, again, lines = prices.opening, prices.again, prices.lines
@@ -173,7 +233,7 @@ def _descending(best: Any, entering: Any, first_mid: Any, end_mid: Any, top: Any
         stride //= 2
 
 
-@compiled
+@inner
 def _best(n: int, slope: float, prices: Prices, descending: bool, best: Any, tops: Any, places: Any) -> None:
     """The largest ``slope sigma - price`` of node n's blocks, but for what the pair of channels adds: ``tops`` (S).
 
@@ -199,32 +259,35 @@ def _best(n: int, slope: float, prices: Prices, descending: bool, best: Any, top
 
 
 @compiled
-def through(ahead: Ahead, prices: Prices, descending: bool, values: Any, begin: int, end: int) -> None:
-    """For lines ``begin`` to ``end`` ahead of a segment, their intercepts before it: ``values`` (S, J)."""
+def through(ahead: Ahead, prices: Prices, descending: bool) -> Any:
+    """Of the lines ahead of a segment, the intercepts before it (S, J)."""
     pair, log_source = prices.pair, prices.log_source
     sources = len(log_source)
+    values = np.empty((sources, len(ahead.node)))
     best = np.empty(prices.opening.shape[1:])
     tops, places = np.empty(sources), np.empty(sources, np.int64)
-    for j in range(begin, end):
+    for j in range(len(ahead.node)):
         n, a = ahead.node[j], ahead.slope[j]
         _best(n, a, prices, descending, best, tops, places)
         for s in range(sources):
             values[s, j] = tops[s] + (a * log_source[s] - pair[s, n] + ahead.intercept[j])
+    return values
 
 
 @compiled
-def envelopes(slopes: Any, values: Any, own: Any, low: Any, high: Any, kept: Rows, begin: int, end: int) -> None:
-    """Upper envelopes on ``[low, high]`` of the lines ``(slopes[j] + own[s], values[s, j])`` of sources begin to end.
+def envelopes(slopes: Any, values: Any, own: Any, low: Any, high: Any) -> Rows:
+    """Upper envelopes on ``[low, high]`` of the lines ``(slopes[j] + own[s], values[s, j])`` of all sources s.
 
-    ``slopes`` ascend. The lines of every source are ``kept``; where there are more than it has place for, as many
-    chords at least as high as they are.
+    ``slopes`` ascend. Where a source has more lines than there is place for, as many chords at least as high as they
+    are.
     """
-    slope, intercept, origin, number = kept
-    size = len(slopes)
+    sources, size = values.shape
+    slope, intercept = np.empty((sources, CAPACITY)), np.empty((sources, CAPACITY))
+    origin, number = np.empty((sources, CAPACITY), np.int64), np.empty(sources, np.int64)
     stack = np.empty(size, np.int64)
     corner = np.empty(CAPACITY + 1)
     height = np.empty(CAPACITY + 1)
-    for s in range(begin, end):
+    for s in range(sources):
         top = 0
         for j in range(size):
             if values[s, j] == -np.inf:
@@ -298,28 +361,27 @@ def envelopes(slopes: Any, values: Any, own: Any, low: Any, high: Any, kept: Row
             slope[s, i] = chord + own[s]
             intercept[s, i] = max(height[i] - chord * corner[i], height[i + 1] - chord * corner[i + 1]) + lift
             origin[s, i] = stack[start + i * found // CAPACITY + (found // CAPACITY) // 2]
+    return Rows(slope, intercept, origin, number)
 
 
 @compiled
 def best_choice(s: int, n: int, slope: float, prices: Prices) -> tuple[int, int, int]:
     """Kernel, width and depth, as positions, of the best option of a pair for the slope ahead."""
-    entering, opening, again, depth = prices.entering, prices.opening, prices.again, prices.depth
-    log_opening, log_again, per_depth = prices.log_opening, prices.log_again, prices.per_depth
     found, top = (0, 0, 0), -np.inf
-    rows = entering.shape[1]
-    for k in range(opening.shape[1]):
-        e = min(k, rows - 1)
+    entering, depth = prices.entering, prices.depth
+    for k in range(prices.opening.shape[1]):
+        e = min(k, entering.shape[1] - 1)
         for w in range(prices.first_mid[s, n], prices.end_mid[s, n]):
-            worth = slope * log_again[n, k, w] - again[n, k, w]
-            plain = slope * log_opening[n, k, w] - opening[n, k, w] - entering[s, e, w]
+            worth = slope * prices.log_again[n, k, w] - prices.again[n, k, w]
+            plain = slope * prices.log_opening[n, k, w] - prices.opening[n, k, w] - entering[s, e, w]
             for d in range(len(depth)):
-                value = plain + (depth[d] - 1) * worth - per_depth[d]
+                value = plain + (depth[d] - 1) * worth - prices.per_depth[d]
                 if value > top:
                     found, top = (k, w, d), value
     return found
 
 
-@compiled
+@inner
 def _before(s: int, slope: float, prefixes: Prefixes) -> float:
     """The best prefix to a source: the chord of a convex function of the slope, which is never below it."""
     at, grid, known, number = slope + prefixes.own[s], prefixes.grid[s], prefixes.known[s], prefixes.number[s]
@@ -343,30 +405,23 @@ def _before(s: int, slope: float, prefixes: Prefixes) -> float:
 
 @compiled
 def value_bounds(
-    ahead: Ahead,
-    prices: Prices,
-    descending: bool,
-    prefixes: Prefixes,
-    target: float,
-    reached: Any,
-    begin: int,
-    end: int,
+    ahead: Ahead, prices: Prices, descending: bool, prefixes: Prefixes, target: float, values: Values
 ) -> tuple[Any, float]:
-    """The best prefix through a segment for slopes ``begin`` to ``end`` at its nodes: ``reached`` (J).
+    """The best prefix through a segment for every slope at its nodes (J), and the best path that misses ``target``.
 
-    Where a slope is that of a line ahead, with its ``intercept`` (not minus infinity) and all constants, the best path
-    through every value of every choice is returned, if it passes ``target``, and the best of the others.
+    Where a slope is that of a line ahead, with its ``intercept`` (not minus infinity) and all constants, ``values`` are
+    raised to the best path through each, if it passes the target.
     """
     pair, entering, opening, again, log_source, log_opening, log_again, first_mid, end_mid, depth, per_depth, _ = prices
     node, slope, intercept, _ = ahead
+    by_node, by_mid, by_kernel, by_depth = values
     sources, rows, _ = entering.shape
-    nodes, kernels, widths = opening.shape
-    by_node, by_mid = np.full(nodes, -np.inf), np.full(widths, -np.inf)
-    by_kernel, by_depth = np.full(kernels, -np.inf), np.full(len(depth), -np.inf)
+    _, kernels, widths = opening.shape
+    reached = np.empty(len(node))
     best, before = np.empty((kernels, widths)), np.empty((rows, widths))
     tops, places, rest = np.empty(sources), np.empty(sources, np.int64), np.empty(sources)
     below = -np.inf
-    for j in range(begin, end):
+    for j in range(len(node)):
         n, a = node[j], slope[j]
         _best(n, a, prices, descending, best, tops, places)
         top = -np.inf
@@ -404,7 +459,7 @@ def value_bounds(
                         by_depth[d] = max(by_depth[d], value)
                     else:
                         below = max(below, value)
-    return (by_node, by_mid, by_kernel, by_depth), below
+    return reached, below
 
 
 @compiled
@@ -414,6 +469,8 @@ def option_bounds(ahead: Ahead, prices: Prices, prefixes: Prefixes, bounds: Any)
     sources, rows, _ = entering.shape
     for j in range(len(ahead.node)):
         n, a = ahead.node[j], ahead.slope[j]
+        if ahead.intercept[j] == -np.inf:
+            continue
         for s in range(sources):
             low, high = first_mid[s, n], end_mid[s, n]
             if low >= high:

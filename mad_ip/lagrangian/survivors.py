@@ -52,18 +52,20 @@ def surviving(
     """
     program = relaxed(relaxation, box)
     if program is None:
-        return Survivors(tuple(frozenset() for _ in relaxation.tables))
-    if any(part.options > MOST for part in program.parts):
+        return Survivors(tuple(frozenset() for _ in relaxation.spec.segments))
+    if (program.tables.shapes[:, :5].prod(axis=1) > MOST).any():
         return None
-    bounds = list(program.option_bounds(bound))
+    bounds = program.option_bounds(bound)
     if best is not None:
         above = np.concatenate([values[values > target] for values in bounds])
         if len(above) > best:
             target = float(np.partition(above, -best)[-best])
-    alive = (np.argwhere(values > target).tolist() for values in bounds)
-    return Survivors(
-        tuple(
-            frozenset((int(part.sources[s]), part.choice(n, w, k, d)) for s, n, k, w, d in positions)
-            for part, positions in zip(program.parts, alive, strict=True)
-        )
-    )
+    options, sources = [], np.array([relaxation.spec.input.channels])
+    for number, values in enumerate(bounds):
+        here = program.segment(number)
+        s, n, k, w, d = np.nonzero(values > target)
+        chosen = (here.nodes[n], here.mid[w], here.kernel[k], here.depth[d].astype(int))
+        rows = zip(sources[s].tolist(), *(values.tolist() for values in chosen), strict=True)
+        options.append(frozenset((source, Choice(*choice)) for source, *choice in rows))
+        sources = here.nodes
+    return Survivors(tuple(options))

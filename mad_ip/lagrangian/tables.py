@@ -13,11 +13,8 @@ carried by the last segment.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +23,7 @@ from numpy.typing import NDArray
 from mad_ip import blocks, entropy
 from mad_ip.cost import COSTS
 from mad_ip.errors import InternalError
-from mad_ip.spec import Choice, Segment, Spec
+from mad_ip.spec import Segment, Spec
 
 __all__ = ["Floats", "Integers", "Table", "tables"]
 
@@ -36,7 +33,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Table:
-    """One segment over its whole grid, or what a box leaves of it.
+    """One segment over its whole grid.
 
     Axes: B budgets, S sources, N nodes, K kernels, W inner widths.
 
@@ -45,9 +42,8 @@ class Table:
     row is 1 where a limit is passed. ``log_source`` (S), ``log_opening`` and ``log_again`` (N, K, W) give the
     log-width; ``layers`` are counted per block. Widths from ``first_mid`` to before ``end_mid`` (S, N) may be taken
     between a source and a node, none where they may not follow one another. ``gain`` (N) is the entropy per unit of
-    log-width at the segment's end; ``bounded`` says whether the effectiveness budget applies there. ``descending``: of
-    every cost, one more channel before the segment adds no less to what enters a wider block, so that the best width
-    does not grow with them, whatever the prices.
+    log-width at the segment's end. ``descending``: of every cost, one more channel before the segment adds no less to
+    what enters a wider block, so that the best width does not grow with them, whatever the prices.
     """
 
     sources: Integers
@@ -66,76 +62,15 @@ class Table:
     first_mid: Integers
     end_mid: Integers
     gain: Floats
-    bounded: bool
     descending: bool
 
-    @cached_property
-    def follows(self) -> Any:
-        """Whether a node may follow a source (S, N)."""
-        return self.first_mid < self.end_mid
 
-    @cached_property
-    def largest(self) -> Floats:
-        """For every budget, no less than what any option costs."""
-        parts = (array.max(axis=tuple(range(1, array.ndim))) for array in (self.pair, self.entering, self.opening))
-        return np.asarray(sum(parts) + (self.depth[-1] - 1) * self.again.max(axis=(1, 2, 3)))
-
-    @property
-    def axes(self) -> tuple[Any, ...]:
-        """The values of every choice, in the order of a :class:`mad_ip.spec.Choice`."""
-        return self.nodes, self.mid, self.kernel, self.depth
-
-    def choice(self, n: int, w: int, k: int, d: int) -> Choice:
-        """What is chosen at positions on the axes."""
-        return Choice(int(self.nodes[n]), int(self.mid[w]), int(self.kernel[k]), int(self.depth[d]))
-
-    @property
-    def options(self) -> int:
-        """Number of options, the rules of the space aside."""
-        return math.prod((*self.first_mid.shape, *self.log_opening.shape[1:], len(self.depth)))
-
-    @property
-    def work(self) -> int:
-        """Elementary steps of the loops for one line at every node."""
-        return math.prod((*self.first_mid.shape, *self.entering.shape[2:]))
-
-    def allowed(self, sources: Integers, nodes: Integers, mid: Integers) -> tuple[Integers, Integers]:
-        """The range of some widths that are left between every source and node; all by their positions."""
-        pick = np.ix_(sources, nodes)
-        return np.searchsorted(mid, self.first_mid[pick]), np.searchsorted(mid, self.end_mid[pick])
-
-    def part(self, sources: Integers, nodes: Integers, mid: Integers, kernel: Integers, depth: Floats) -> Table:
-        """What is left with some values of every choice, by their positions, and with other depths."""
-        rows = np.arange(len(self.pair))
-        first, end = self.allowed(sources, nodes, mid)
-        at_node, blocks = np.ix_(rows, nodes, kernel, mid), np.ix_(nodes, kernel, mid)
-        entering = kernel if self.entering.shape[2] > 1 else np.array([0])
-        return dataclasses.replace(
-            self,
-            sources=self.sources[sources],
-            nodes=self.nodes[nodes],
-            mid=self.mid[mid],
-            kernel=self.kernel[kernel],
-            depth=depth,
-            pair=self.pair[np.ix_(rows, sources, nodes)],
-            entering=self.entering[np.ix_(rows, sources, entering, mid)],
-            opening=self.opening[at_node],
-            again=self.again[at_node],
-            log_source=self.log_source[sources],
-            log_opening=self.log_opening[blocks],
-            log_again=self.log_again[blocks],
-            first_mid=first,
-            end_mid=end,
-            gain=self.gain[nodes],
-        )
-
-
-def tables(spec: Spec) -> tuple[Table, ...]:
+def tables(spec: Spec) -> Iterator[Table]:
     """The segments of a spec in forward order.
 
     Raises :class:`InternalError` when a family's costs or widths are not sums of terms as above.
     """
-    return tuple(_table(spec, segment) for segment in spec.segments)
+    return (_table(spec, segment) for segment in spec.segments)
 
 
 class _Terms:
@@ -216,7 +151,6 @@ def _table(spec: Spec, segment: Segment) -> Table:
         first_mid=allowed.first_mid,
         end_mid=allowed.end_mid,
         gain=np.asarray(gain),
-        bounded=spec.budget.effectiveness is not None and segment.bounded,
         descending=descending,
     )
 

@@ -26,7 +26,8 @@ import numpy as np
 
 from mad_ip.lagrangian.box import AXES, Axis, Box, whole
 from mad_ip.lagrangian.dual import EVALUATIONS, Dual, minimise
-from mad_ip.lagrangian.program import Bound, Program, Relaxation, Shared, Trace, alone, relaxed
+from mad_ip.lagrangian.passes import Traces
+from mad_ip.lagrangian.program import Bound, Program, Relaxation, path_of, relaxed
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Path
 
@@ -72,7 +73,7 @@ THIN = 20
 _NEAR = 1e-3
 """How far below the target, relatively, a path is still looked at."""
 
-_CORRECTIONS = 6
+_CORRECTIONS = 2
 """Evaluations of the whole box after that."""
 
 _KNOWN = 24
@@ -136,13 +137,13 @@ class Tree:
 class Task:
     """A box to bound, and to shrink and cut where its bound passes ``target``.
 
-    ``above`` bounds the box around it; ``start`` has the multipliers to begin with, ``known`` are paths of that box.
+    ``above`` bounds the box around it; ``start`` has the multipliers to begin with, ``known`` are paths of it.
     """
 
     box: Box
     above: Bound | None
     start: Bound | None
-    known: tuple[Trace, ...]
+    known: Traces | None
     target: float
 
 
@@ -169,7 +170,7 @@ class Examined:
     bound: Bound | None = None
     start: Bound | None = None
     cuts: tuple[Cut, ...] = ()
-    known: tuple[Trace, ...] = ()
+    known: Traces | None = None
     candidates: tuple[Path, ...] = ()
 
 
@@ -196,9 +197,7 @@ def branch_and_bound(
     return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop).run()
 
 
-def examine(
-    relaxation: Relaxation, task: Task, *, shared: Shared = alone, stop: Callable[[], bool] = lambda: False
-) -> Examined:
+def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = lambda: False) -> Examined:
     """Bound one box, and shrink it as long as that pays.
 
     Told to ``stop``, keep the bound that is known of it; without one, it takes one evaluation.
@@ -209,24 +208,22 @@ def examine(
     while True:
         if above is not None and stop():
             return Examined("leaf", tuple(trims), above, candidates=tuple(candidates))
-        program = relaxed(relaxation, left, shared=shared)
+        program = relaxed(relaxation, left)
         if program is None:
             return Examined("empty", tuple(trims))
         box = program.box
         if box.point is not None:
             return Examined("point", tuple(trims), candidates=(box.point,))
-        known = tuple(trace for trace in known if box.holds(trace.path))
-        thin = Program(relaxation, box.thinned(THIN)) if relaxation.is_large(box) else program
+        thin = Program(relaxation, box.thinned(THIN)) if program.is_large else program
         if thin is not program and not thin.is_empty:
             # A part of the grid has much the same multipliers, for a fraction of the work; its paths are paths here.
-            there = tuple(trace for trace in known if thin.box.holds(trace.path))
-            first = minimise(thin, start, there, target=task.target, stop=stop)
-            if first.best.trace is not None:
-                start, known = first.best, (*known, *_active(thin, first))
+            first = minimise(thin, start, known, target=task.target, stop=stop)
+            if first.best.path is not None:
+                start, known = first.best, first.active(_KNOWN, known)
             if above is not None and first.best.value > task.target and box.first < box.last:
                 # Whatever the multipliers, the whole box is bounded no better than a part of it: one bound is enough.
                 above = min(above, program.evaluate(*program.adopted(first.best)), key=lambda bound: bound.value)
-                candidates = dict.fromkeys([first.best.trace.path, *candidates] if first.best.trace else candidates)
+                candidates = dict.fromkeys([first.best.path, *candidates] if first.best.path else candidates)
                 return Examined("leaf", tuple(trims), above, start, tuple(_cuts(box, first)), known, tuple(candidates))
         evaluations = EVALUATIONS if thin is program else _CORRECTIONS
         dual = minimise(program, start, known, target=task.target, evaluations=evaluations, stop=stop)
@@ -236,13 +233,12 @@ def examine(
                 return Examined("leaf", tuple(trims), above, candidates=tuple(candidates))
             # Others than the best multipliers of a box may be the best of its part; those of the box still hold there.
             best = program.evaluate(above.multipliers, above.tangents)
-        if best.trace is None:
+        if best.path is None:
             return Examined("empty", tuple(trims))
-        promising = (trace.path for trace in dual.traces if _is_promising(program, trace, task.target))
-        candidates = dict.fromkeys([best.trace.path, *promising, *candidates])
+        candidates = dict.fromkeys([best.path, *_promising(program, dual.traces, task.target), *candidates])
         if best.value <= task.target or stop():
             return Examined("leaf", tuple(trims), best, candidates=tuple(candidates))
-        known, above, start = _active(program, dual), best, best
+        known, above, start = dual.active(_KNOWN), best, best
         smaller, dropped = _trimmed(program, best, task.target)
         if smaller != box:
             trims.append(Trim(best, smaller, dropped))
@@ -261,24 +257,18 @@ def examine(
 def guessed(relaxation: Relaxation, box: Box) -> Bound | None:
     """A bound on a box by itself."""
     program = relaxed(relaxation, box)
-    return None if program is None else minimise(program, None, (), target=-math.inf).best
+    return None if program is None else minimise(program, None, None, target=-math.inf).best
 
 
-def _is_promising(program: Program, trace: Trace, target: float) -> bool:
-    """Whether a path, by its tables, keeps the budgets and comes near the target."""
-    fits = (trace.spent <= 1).all() and all(
-        log_width >= layers * (math.log(layers) - program.relaxation.log_ratio)
-        for log_width, layers in zip(trace.log_widths, trace.layers, strict=True)
-    )
-    return bool(fits) and trace.entropy - program.depth_penalty(trace.path) > target - _NEAR * abs(target)
-
-
-def _active(program: Program, dual: Dual) -> tuple[Trace, ...]:
-    """The paths whose planes are highest at the best multipliers."""
-    at = program.point(dual.best.multipliers, dual.best.tangents)
-    planes = map(program.plane, dual.traces)
-    height = [constant + float(gradient @ at) for gradient, constant in planes]
-    return tuple(dual.traces[place] for place in np.argsort(height, kind="stable")[::-1][:_KNOWN])
+def _promising(program: Program, traces: Traces, target: float) -> Iterator[Path]:
+    """The paths that, by their tables, keep the budgets and come near the target."""
+    layers = np.cumsum(program.tables.layers * traces.choices[:, :, 3], axis=1)[:, program.relaxation.bounded]
+    fits = (traces.log_widths >= layers * (np.log(layers) - program.relaxation.log_ratio)).all(axis=1)
+    fits &= (traces.spent <= 1).all(axis=1) & (traces.entropy > target - _NEAR * abs(target))
+    for number in np.flatnonzero(fits):
+        path = path_of(traces.choices[number])
+        if traces.entropy[number] - program.depth_penalty(path) > target - _NEAR * abs(target):
+            yield path
 
 
 def _trimmed(program: Program, best: Bound, target: float) -> tuple[Box, float]:
@@ -301,12 +291,12 @@ def _cuts(box: Box, dual: Dual) -> list[Cut]:
     if box.first < box.last:
         ends = np.linspace(box.first - 1, box.last, min(_TOTALS, box.last - box.first + 1) + 1)
         return [("total", 0, int(at)) for at in np.floor(ends[1:-1])]
-    active = [(weight, trace.path) for weight, trace in zip(dual.weights, dual.traces, strict=True) if weight > 1e-6]
-    weights = np.array([weight for weight, _ in active])
+    active = dual.weights > 1e-6
+    weights, choices = dual.weights[active], dual.traces.choices[active]
     weights /= weights.sum()
     found: list[tuple[float, Cut]] = []
     for s in range(len(box.channels)):
-        values = np.array([path[s] for _, path in active], float)
+        values = choices[:, s].astype(float)
         depth = float(weights @ values[:, 3])
         for position, axis in enumerate(AXES):
             domain = getattr(box, axis)[s]
@@ -336,8 +326,7 @@ def _best_cut(
             program = relaxed(relaxation, part)
             value = target
             if program is not None:
-                known = [trace for trace in dual.traces if program.box.holds(trace.path)]
-                value = minimise(program, best, known, target=target, evaluations=_TRIES, stop=stop).best.value
+                value = minimise(program, best, dual.traces, target=target, evaluations=_TRIES, stop=stop).best.value
             gains.append(min(max(best.value - value, _GAIN * most), most))
         tried.append((gains[0] * gains[1], cut))
         if min(gains) == most or stop():
@@ -372,7 +361,7 @@ class _Search:
         root = Node(whole(self.relaxation.spec))
         # Multipliers by a part of the grid, where only one evaluation is left.
         start = guessed(self.relaxation, root.box.thinned(THIN)) if self._stopped() else None
-        self._push(root, None, start, ())
+        self._push(root, None, start, None)
         while True:
             self._begin()
             if not self.begun:
@@ -404,7 +393,7 @@ class _Search:
         """Whether it is late, or somebody wants to stop."""
         return time.perf_counter() - self.began > self.seconds or self.stop()
 
-    def _push(self, node: Node, above: Bound | None, start: Bound | None, known: tuple[Trace, ...]) -> None:
+    def _push(self, node: Node, above: Bound | None, start: Bound | None, known: Traces | None) -> None:
         value = math.inf if above is None else above.value
         heapq.heappush(self.queue, (-value, next(self.order), node, Task(node.box, above, start, known, -math.inf)))
 

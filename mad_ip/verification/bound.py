@@ -78,7 +78,7 @@ def bound(
 ) -> Bounded:
     """Bound the score of every feasible design to within ``gap``, relative to the score of ``design``.
 
-    Stops early after ``seconds``, or when ``watch``, told after every round how far it is, returns True; the bound is
+    Stops early after ``seconds``, or when ``watch``, told after every box how far it is, returns True; the bound is
     valid all the same. The result does not depend on the number of ``threads``. Whether the design is feasible is
     :func:`mad_ip.verification.audit.audit`'s to say.
     """
@@ -100,7 +100,7 @@ def bound(
     def state(now: State) -> Bounded:
         return Bounded(max(now.bound, score), score, now.nodes, now.open, now.seconds, better)
 
-    with workers.threads(threads, spec) as examine:
+    with workers.threads(threads) as examine:
         tree = branch_and_bound(
             workers.relaxation(spec),
             lambda: target,
@@ -245,7 +245,7 @@ def _settled(known: Relaxation, box: Box, record: Mapping[str, Any]) -> float | 
         return -math.inf if "empty" in record else "the box is empty"
     if "empty" in record:
         # Without prices only what a budget on a maximum forbids has no value.
-        forbidden = program.evaluate(np.zeros(len(known.least))).trace is None
+        forbidden = program.evaluate(np.zeros(len(known.least))).path is None
         return -math.inf if forbidden else "the box is not empty"
     if "point" in record:
         if tight.point is None:
