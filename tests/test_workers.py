@@ -244,7 +244,7 @@ def test_an_exception_arrives_as_it_is_and_work_goes_on(who: int | str, spec: Sp
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_threads_stop_inside_of_a_box(number: int, middle: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every box that is begun is bounded all the same, each by a few evaluations."""
+    """Every box that is begun is bounded all the same, by what was under way when it was told to."""
     evaluations = 0
     right = dual._improve
 

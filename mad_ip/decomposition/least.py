@@ -25,7 +25,7 @@ def least(spec: Spec, budget: str) -> float:
     if budget == "effectiveness":
         return paths.smallest_effectiveness(catalogue.build(_widest(alone)))
     program = _program(alone)
-    before = passes.prefixes(program.tables, program.relaxation.prices(np.ones(1)), 0.0)
+    before = passes.prefixes(program.tables, np.ones(1), 0.0)
     return float(round(-float(before[-program.tables.shapes[-1, 1] :].max()) * limit))
 
 

@@ -12,9 +12,6 @@ from mad_ip.spec import Spec
 
 __all__ = ["Packed", "Segment", "packed", "part", "segment"]
 
-_REAL = ("pair", "entering", "opening", "again", "log_source", "log_opening", "log_again", "gain")
-_WHOLE = ("first_mid", "end_mid", "nodes", "mid", "kernel")
-
 
 class Packed(NamedTuple):
     """The arrays of every :class:`mad_ip.lagrangian.tables.Table`, one after another.
@@ -50,6 +47,10 @@ class Segment(NamedTuple):
     mid: Any
     kernel: Any
     depth: Any
+
+
+_REAL, _WHOLE = Segment._fields[:8], Segment._fields[8:13]
+"""What is kept as real and as whole numbers."""
 
 
 def packed(spec: Spec) -> Packed:

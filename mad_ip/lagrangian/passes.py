@@ -94,13 +94,22 @@ def penalty(box: Relaxed, curvature: float) -> int:
 
 
 @inner
+def _prices(tables: Packed, budgets: Any) -> Any:
+    """Prices of all rows of costs: of the budgets, and of what is forbidden."""
+    prices = np.full(tables.rows, FORBIDDEN)
+    prices[: len(budgets)] = budgets
+    return prices
+
+
+@inner
 def _terms(box: Relaxed, multipliers: Any, tangents: Any) -> tuple[Terms, float, float]:
     """What a path pays, the constant of the Lagrangian, and what rounding can take from a bound.
 
     That is in proportion to the largest terms that a path's sum and the constant can hold.
     """
     tables, number = box.tables, box.budgets
-    constant = multipliers[:number].sum()
+    budgets = multipliers[:number]
+    constant = budgets.sum()
     magnitude = constant
     per_depth, slopes = np.zeros(tables.depth.shape), np.zeros(len(tables.depth))
     for i in range(len(box.bounded)):
@@ -137,10 +146,8 @@ def _terms(box: Relaxed, multipliers: Any, tangents: Any) -> tuple[Terms, float,
         magnitude += (box.gains[s] + slopes[s]) * box.most
         # Nothing is added up with what is forbidden.
         for b in range(number):
-            magnitude += box.largest[s, b] * multipliers[b]
-    prices = np.full(tables.rows, FORBIDDEN)
-    prices[:number] = multipliers[:number]
-    return Terms(prices, per_depth, slopes), constant, ROUNDING * magnitude
+            magnitude += box.largest[s, b] * budgets[b]
+    return Terms(_prices(tables, budgets), per_depth, slopes), constant, ROUNDING * magnitude
 
 
 @inner
@@ -293,9 +300,9 @@ def _nothing(prices: Prices) -> Values:
 
 
 @compiled
-def prefixes(tables: Packed, prices: Any, slope: float) -> Any:
-    """At every node the largest ``slope S - price`` of a path up to it."""
-    terms = Terms(prices, np.zeros(tables.depth.shape), np.zeros(len(tables.depth)))
+def prefixes(tables: Packed, budgets: Any, slope: float) -> Any:
+    """At every node the largest ``slope S - price`` of a path up to it, by prices of the ``budgets``."""
+    terms = Terms(_prices(tables, budgets), np.zeros(tables.depth.shape), np.zeros(len(tables.depth)))
     found, begin = np.empty(tables.shapes[:, 1].sum()), 0
     known = np.zeros(1)
     for s in range(len(tables.shapes)):
@@ -310,9 +317,9 @@ def prefixes(tables: Packed, prices: Any, slope: float) -> Any:
 
 
 @compiled
-def suffixes(tables: Packed, prices: Any) -> Any:
-    """At every node the largest ``-price`` of a path after it."""
-    terms = Terms(prices, np.zeros(tables.depth.shape), np.zeros(len(tables.depth)))
+def suffixes(tables: Packed, budgets: Any) -> Any:
+    """At every node the largest ``-price`` of a path after it, by prices of the ``budgets``."""
+    terms = Terms(_prices(tables, budgets), np.zeros(tables.depth.shape), np.zeros(len(tables.depth)))
     known = np.zeros(tables.shapes[-1, 1])
     found, end = np.zeros(tables.shapes[:, 1].sum()), tables.shapes[:-1, 1].sum()
     for s in range(len(tables.shapes) - 1, 0, -1):

@@ -24,7 +24,7 @@ from mad_ip import entropy
 from mad_ip.lagrangian import passes
 from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
 from mad_ip.lagrangian.packed import Segment, packed, segment
-from mad_ip.lagrangian.passes import FORBIDDEN, Relaxed, Traces
+from mad_ip.lagrangian.passes import Relaxed, Traces
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Choice, Path, Spec
 
@@ -63,9 +63,8 @@ class Relaxation:
         self.spec = spec
         self.tables = packed(spec)
         self.budgets = list(spec.budget.sums)
-        self.forbidding = bool(spec.budget.maxima)
-        self.bounded = [s for s, segment in enumerate(spec.segments) if segment.bounded and spec.budget.effectiveness]
         ratio = spec.budget.effectiveness
+        self.bounded = [s for s, segment in enumerate(spec.segments) if segment.bounded and ratio is not None]
         self.log_ratio = 0.0 if ratio is None else math.log(ratio) + math.log1p(entropy.EFFECTIVENESS_TOLERANCE)
         self.beta = spec.objective.depth_penalty
 
@@ -74,10 +73,6 @@ class Relaxation:
         sources = (1, *map(len, box.channels))
         sizes = zip(sources, box.channels, self.tables.shapes[:, 5].tolist(), box.mid, strict=False)
         return bool(sum(s * len(n) * e * len(w) for s, n, e, w in sizes) > _LARGE)
-
-    def prices(self, budgets: Floats) -> Floats:
-        """The prices of all rows of costs."""
-        return np.append(budgets, FORBIDDEN) if self.forbidding else np.asarray(budgets, float)
 
     @cached_property
     def widest(self) -> Floats:
@@ -92,9 +87,9 @@ class Relaxation:
         full = self.tables.shapes[:, 1]
         nodes = program.nodes + np.repeat(np.cumsum(full) - full, program.tables.shapes[:, 1])
         for budget in np.eye(len(self.budgets)):
-            least = passes.suffixes(program.tables, self.prices(budget))
+            least = passes.suffixes(program.tables, budget)
             for price in program.most * _PRICES:
-                most = passes.prefixes(program.tables, self.prices(price * budget), 1.0)
+                most = passes.prefixes(program.tables, price * budget, 1.0)
                 found = (most + price * (least + 1)) * (1 + 1e-9)
                 bounds[nodes] = np.minimum(bounds[nodes], found)
         return bounds
