@@ -13,7 +13,8 @@ resolution in pixels, ``time`` the time axis with its kernel ``k_t`` and stride,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +22,7 @@ from mad_ip.spec import Segment, Time
 
 __all__ = [
     "FAMILIES",
+    "KNOWN",
     "Amount",
     "Family",
     "Layer",
@@ -48,7 +50,9 @@ class Layer:
     """One convolution (or the head's linear layer, a 1x1 convolution on one pixel).
 
     ``present`` is 0 or 1 and multiplies the layer's cost: whether a shortcut needs a projection depends on the
-    channels, which may be arrays. ``activation`` says whether one follows the layer itself.
+    channels, which may be arrays. ``activation`` is the torch.nn class of the one that follows the layer itself, if
+    any. ``depthwise`` layers have one group for every channel. ``pooled`` is the resolution of what is averaged before
+    the layer, where something is, of ``pooled_frames`` frames.
     """
 
     role: Role
@@ -60,10 +64,13 @@ class Layer:
     groups: Amount = 1
     bias: bool = False
     norm: bool = True
-    activation: bool = True
+    activation: str = ""
     counted: bool = False
     present: Amount = 1
     time: Time = _IMAGE
+    depthwise: bool = False
+    pooled: int = 0
+    pooled_frames: int = 1
 
     @property
     def out_size(self) -> int:
@@ -90,28 +97,35 @@ def hidden_width(m: Amount) -> Amount:
 def _projection(c_in: Amount, c: Amount, stride: int, size: int, time: Time) -> Layer:
     """ResNet-D shortcut: 1x1 convolution, after average pooling by the strides; absent where identity serves."""
     changes = (c_in != c) | (stride != 1) | (time.stride != 1)
-    out = Time(time.out_frames)
-    return Layer("shortcut", c_in, c, 1, -(-size // stride), activation=False, present=changes * 1, time=out)
+    out, pooled = Time(time.out_frames), size if stride > 1 or time.stride > 1 else 0
+    smaller, frames = -(-size // stride), time.frames or 1
+    return Layer("shortcut", c_in, c, 1, smaller, present=changes * 1, time=out, pooled=pooled, pooled_frames=frames)
 
 
 def _basic(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time) -> tuple[Layer, ...]:
-    first = Layer("main", c_in, m, k, size, stride, counted=True, time=time)
-    second = Layer("main", m, c, k, first.out_size, activation=False, counted=True, time=time.after)
+    first = Layer("main", c_in, m, k, size, stride, activation="ReLU", counted=True, time=time)
+    second = Layer("main", m, c, k, first.out_size, counted=True, time=time.after)
     return first, second, _projection(c_in, c, stride, size, time)
 
 
 def _bottleneck(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time) -> tuple[Layer, ...]:
-    reduce = Layer("main", c_in, m, 1, size, counted=True, time=Time(time.frames))
-    spatial = Layer("main", m, m, k, size, stride, counted=True, time=time)
-    expand = Layer("main", m, c, 1, spatial.out_size, activation=False, counted=True, time=Time(time.out_frames))
+    reduce = Layer("main", c_in, m, 1, size, activation="ReLU", counted=True, time=Time(time.frames))
+    spatial = Layer("main", m, m, k, size, stride, activation="ReLU", counted=True, time=time)
+    expand = Layer("main", m, c, 1, spatial.out_size, counted=True, time=Time(time.out_frames))
     return reduce, spatial, expand, _projection(c_in, c, stride, size, time)
 
 
 def _inverted(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time) -> tuple[Layer, ...]:
-    expand = Layer("main", c_in, m, 1, size, counted=True, time=Time(time.frames))
-    depthwise = Layer("main", m, m, k, size, stride, groups=m, counted=True, time=time)
-    project = Layer("main", m, c, 1, depthwise.out_size, activation=False, counted=True, time=Time(time.out_frames))
-    return expand, depthwise, project
+    expand = Layer("main", c_in, m, 1, size, activation="SiLU", counted=True, time=Time(time.frames))
+    return expand, *_separable(m, c, m, k, stride, size, time)
+
+
+def _separable(c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time) -> tuple[Layer, ...]:
+    depthwise = Layer(
+        "main", m, m, k, size, stride, groups=m, activation="SiLU", counted=True, time=time, depthwise=True
+    )
+    project = Layer("main", m, c, 1, depthwise.out_size, counted=True, time=Time(time.out_frames))
+    return depthwise, project
 
 
 def _inverted_se(
@@ -120,8 +134,21 @@ def _inverted_se(
     expand, depthwise, project = _inverted(c_in, c, m, k, stride, size, time)
     hidden = hidden_width(m)
     pooled = Time(None if time.frames is None else 1)
-    squeeze = Layer("squeeze", m, hidden, 1, 1, bias=True, norm=False, time=pooled)
-    excite = Layer("excite", hidden, m, 1, 1, bias=True, norm=False, activation=False, time=pooled)
+    size, frames = depthwise.out_size, time.out_frames or 1
+    squeeze = Layer(
+        "squeeze",
+        m,
+        hidden,
+        1,
+        1,
+        bias=True,
+        norm=False,
+        activation="SiLU",
+        time=pooled,
+        pooled=size,
+        pooled_frames=frames,
+    )
+    excite = Layer("excite", hidden, m, 1, 1, bias=True, norm=False, time=pooled)
     return expand, depthwise, squeeze, excite, project
 
 
@@ -144,38 +171,46 @@ FAMILIES: dict[str, Family] = {
     "inverted": Family(_inverted, "SiLU", activated_sum=False),
     "inverted_se": Family(_inverted_se, "SiLU", activated_sum=False),
 }
+"""What a spec may choose, by name."""
+
+KNOWN: Mapping[str, Family] = ChainMap({"separable": Family(_separable, "SiLU", activated_sum=False)}, FAMILIES)
+"""Also what only networks that others made have: an inverted block without its first layer, whose inner width is that
+of the channels before it.
+"""
 
 
 def block(
     family: str, c_in: Amount, c: Amount, m: Amount, k: Amount, stride: int, size: int, time: Time = _IMAGE
 ) -> tuple[Layer, ...]:
-    """The layers of one block of ``family`` (a key of :data:`FAMILIES`) on a ``size x size`` input."""
-    return FAMILIES[family].layers(c_in, c, m, k, stride, size, time)
+    """The layers of one block of ``family`` (a key of :data:`KNOWN`) on a ``size x size`` input."""
+    return KNOWN[family].layers(c_in, c, m, k, stride, size, time)
 
 
-def stem(channels: Amount, c: Amount, k: Amount, stride: int, size: int, time: Time = _IMAGE) -> tuple[Layer, ...]:
+def stem(
+    channels: Amount, c: Amount, k: Amount, stride: int, size: int, time: Time = _IMAGE, activation: str = "ReLU"
+) -> tuple[Layer, ...]:
     """The stem's convolution from ``channels`` image channels to ``c``."""
-    return (Layer("stem", channels, c, k, size, stride, counted=True, time=time),)
+    return (Layer("stem", channels, c, k, size, stride, activation=activation, counted=True, time=time),)
 
 
-def tail(c_in: Amount, c: Amount, size: int, time: Time = _IMAGE) -> tuple[Layer, ...]:
+def tail(c_in: Amount, c: Amount, size: int, time: Time = _IMAGE, activation: str = "ReLU") -> tuple[Layer, ...]:
     """The tail's 1x1 convolution."""
-    return (Layer("tail", c_in, c, 1, size, counted=True, time=time),)
+    return (Layer("tail", c_in, c, 1, size, activation=activation, counted=True, time=time),)
 
 
-def head(c_in: Amount, classes: int) -> tuple[Layer, ...]:
+def head(c_in: Amount, classes: int, size: int = 1, frames: int = 1) -> tuple[Layer, ...]:
     """The linear classifier after global average pooling; no layer when ``classes`` is 0."""
     if classes == 0:
         return ()
-    return (Layer("head", c_in, classes, 1, 1, bias=True, norm=False, activation=False),)
+    return (Layer("head", c_in, classes, 1, 1, bias=True, norm=False, pooled=size, pooled_frames=frames),)
 
 
 def opening(segment: Segment, c_in: Amount, c: Amount, m: Amount, k: Amount) -> tuple[Layer, ...]:
     """The layers of a segment's first block, or the one of the stem or the tail."""
     if segment.kind == "stem":
-        return stem(c_in, c, k, segment.stride, segment.size, segment.time)
+        return stem(c_in, c, k, segment.stride, segment.size, segment.time, KNOWN[segment.block].activation)
     if segment.kind == "tail":
-        return tail(c_in, c, segment.size, segment.time)
+        return tail(c_in, c, segment.size, segment.time, KNOWN[segment.block].activation)
     return block(segment.block, c_in, c, m, k, segment.stride, segment.size, segment.time)
 
 
@@ -188,4 +223,4 @@ def repeated(segment: Segment, c: Amount, m: Amount, k: Amount) -> tuple[Layer, 
 
 def closing(segment: Segment, c: Amount) -> tuple[Layer, ...]:
     """The head where it follows a segment."""
-    return head(c, segment.classes)
+    return head(c, segment.classes, segment.out_size, segment.time.out_frames or 1)

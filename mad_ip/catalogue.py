@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, entropy
-from mad_ip.cost import COSTS
+from mad_ip.cost import Cost, operations
+from mad_ip.device import Lookup
 from mad_ip.errors import InputError
 from mad_ip.spec import Choice, Path, Segment, Spec
 
@@ -144,7 +145,8 @@ class Catalogue:
         found = []
         c_in = self.spec.input.channels
         for options, choice in zip(self.segments, path, strict=True):
-            costs, _, log_width = quantities(options.segment, options.costs, c_in, *choice)
+            compared = [self.spec.costs[key] for key in options.costs]
+            costs, _, log_width = quantities(options.segment, compared, c_in, *choice)
             fits = (options.c_in == c_in) & (options.c == choice.channels) & (options.depth == choice.depth)
             fits &= options.log_width >= log_width
             for key, cost in costs.items():
@@ -155,12 +157,12 @@ class Catalogue:
 
 
 def quantities(
-    segment: Segment, keys: Iterable[str], c_in: Any, c: Any, m: Any, k: Any, depth: Any
+    segment: Segment, compared: Iterable[Cost], c_in: Any, c: Any, m: Any, k: Any, depth: Any
 ) -> tuple[dict[str, Any], Any, Any]:
     """Costs by key, counted layers and log-width of whole segments, with the head where it follows, broadcast."""
     first, rest = blocks.opening(segment, c_in, c, m, k), blocks.repeated(segment, c, m, k)
     head = blocks.closing(segment, c)
-    costs = {key: COSTS[key].of_segment(0, first, rest, head, depth) for key in keys}
+    costs = {cost.key: cost.of_segment(0, first, rest, head, depth) for cost in compared}
     repeats = depth - 1
     return (
         costs,
@@ -247,9 +249,9 @@ def _channel_levels(spec: Spec) -> list[Integers]:
     return levels[1:]
 
 
-def _compared(spec: Spec) -> list[str]:
-    """Budgets in which an option must not be worse to dominate another."""
-    return list(dict.fromkeys(["macs", "params", *spec.budget.sums]))
+def _compared(spec: Spec) -> list[Cost]:
+    """What an option must not have more of to dominate another."""
+    return [spec.costs[key] for key in dict.fromkeys(["macs", "params", *spec.budget.sums])]
 
 
 def _options(spec: Spec, segment: Segment, columns: dict[str, Integers]) -> Options:
@@ -286,12 +288,13 @@ def _segment(spec: Spec, segment: Segment, before: Integers, after: Integers) ->
             "kernel": kernel[None, None, :, None],
             "mid": mid[None, None, None, :],
         }
+        limits = spec.budget.maxima
         keys = _compared(spec)
         values = (axes[key] for key in ("c_in", "c", "mid", "kernel", "depth"))
-        costs, _, log_width = quantities(segment, [*keys, *spec.budget.maxima], *values)
-        compared = [np.broadcast_to(quantity, shape) for quantity in (*(costs[key] for key in keys), -log_width)]
+        costs, _, log_width = quantities(segment, [*keys, *(spec.costs[key] for key in limits)], *values)
+        compared = [np.broadcast_to(quantity, shape) for quantity in (*(costs[x.key] for x in keys), -log_width)]
         admissible = np.broadcast_to(carries[targets[start : start + step]][:, None, None, :], shape)
-        for key, limit in spec.budget.maxima.items():
+        for key, limit in limits.items():
             admissible = admissible & (costs[key] <= limit)
         kept = _undominated(compared, admissible, dominators)
         chunks.append([np.broadcast_to(axis, shape)[kept] for axis in axes.values()])
@@ -345,21 +348,62 @@ def _undominated(
 
 
 def check_range(spec: Spec) -> None:
-    """Refuse a spec whose costs could leave 64-bit integers, by its largest network in Python integers."""
-    totals = dict.fromkeys(_compared(spec), 0)
+    """Refuse a spec whose costs could leave 64-bit integers, by its largest network in Python integers.
+
+    Also one of which some network needs a layer that its device's table lacks.
+    """
+    totals = dict.fromkeys((cost.key for cost in _compared(spec)), 0)
     c_in = spec.input.channels
     for segment in spec.segments:
         c, m, k, depth = (max(domain) for domain in (segment.channels, segment.mid, segment.kernel, segment.depth))
         # With a projection even where the largest channels need none.
         first = [dataclasses.replace(layer, present=1) for layer in blocks.opening(segment, c_in, c, m, k)]
-        rest = blocks.repeated(segment, c, m, k)
+        rest, head = blocks.repeated(segment, c, m, k), blocks.closing(segment, c)
         for key in totals:
-            totals[key] = COSTS[key].of_segment(totals[key], first, rest, blocks.closing(segment, c), depth)
+            cost = spec.costs[key]
+            parts = sum(cost.largest(first, True)) + sum(cost.largest(head, True))
+            totals[key] += parts + (depth - 1) * sum(cost.largest(rest, False))
         c_in = c
     key, total = max(totals.items(), key=lambda entry: entry[1])
     if total >= 2**62:
         clip = "" if spec.input.frames is None else ", input.frames"
         raise InputError(
             f"{spec.source}: input.resolution{clip}, stage.channels and stage.mid: the largest network would take "
-            f"{total} {COSTS[key].unit}; at most 2**62 are allowed"
+            f"{spec.costs[key].reported(total)} {spec.costs[key].unit}; at most "
+            f"{'2**62' if spec.costs[key].step == 1 else spec.costs[key].reported(2**62)} are allowed"
         )
+    if "latency" in spec.costs:
+        _check_table(spec)
+
+
+def _check_table(spec: Spec) -> None:
+    """Raise :class:`InputError` naming a layer of some network of the spec that a table of times lacks."""
+    assert spec.device is not None
+    table = spec.device.latency
+    if not isinstance(table, Lookup):
+        return
+    levels = [np.array([spec.input.channels]), *_channel_levels(spec)]
+    for segment, (before, after) in zip(spec.segments, itertools.pairwise(levels), strict=True):
+        follows, carries = _rules(spec, segment, before, after)
+        c_in, c = before[:, None, None, None], after[:, None, None]
+        k, m = np.array(segment.kernel)[:, None], np.array(segment.mid)
+        admissible = follows[:, :, None, None] & carries[:, None, :]
+        parts = [blocks.opening(segment, c_in, c, m, k), blocks.closing(segment, c)]
+        if max(segment.depth) > 1:
+            parts.append(blocks.repeated(segment, c, m, k))
+        for operation in itertools.chain.from_iterable(operations(part, spec.device) for part in parts):
+            missing = table.missing(operation) & admissible
+            if missing.any():
+                shape = len(before), len(after), len(k), len(m)
+                at = tuple(np.argwhere(np.broadcast_to(missing, shape))[0])
+
+                def width(amount: Any, shape: Any = shape, at: Any = at) -> int:
+                    return int(np.broadcast_to(amount, shape)[at])
+
+                first = operation._replace(
+                    c_in=width(operation.c_in),
+                    mid=width(operation.mid),
+                    c_out=width(operation.c_out),
+                    kernel=width(operation.kernel),
+                )
+                raise InputError(f"{spec.source}: {segment.name}: {table.lacks(first)}")

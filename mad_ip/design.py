@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
@@ -12,14 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mad_ip import entropy
-from mad_ip.blocks import Layer, closing, opening, repeated
-from mad_ip.cost import COSTS
+from mad_ip import cost, entropy
+from mad_ip.blocks import KNOWN, Layer, closing, opening, repeated
+from mad_ip.cost import COSTS, Cost
+from mad_ip.device import Device, Operation
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
 from mad_ip.files import read_json, write_atomically
 from mad_ip.reader import Reader
-from mad_ip.spec import CONVENTIONS, FAMILIES, TEMPORAL, Choice, Path, Segment, Spec, Time, segments, temporal, times
+from mad_ip.spec import CONVENTIONS, TEMPORAL, Choice, Path, Segment, Spec, Time, segments, temporal, times
 
 __all__ = [
     "EFFECTIVENESS_TOLERANCE",
@@ -27,6 +29,7 @@ __all__ = [
     "VERDICTS",
     "Certificate",
     "Design",
+    "DeviceMetrics",
     "Metrics",
     "StageChoice",
     "StemChoice",
@@ -83,6 +86,19 @@ class Metrics:
     params: int
     layers: int
 
+    def content(self) -> dict[str, float]:
+        """As it is written."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DeviceMetrics(Metrics):
+    """On a device also bytes of ``activation`` and ``flash``, and nanoseconds of ``latency`` where times are known."""
+
+    activation: int
+    flash: int
+    latency: int | None = None
+
 
 def relative_gap(score: float, bound: float) -> float:
     """``(bound - score) / |score|``, at least 0; infinite without a score or a bound."""
@@ -138,7 +154,8 @@ class Design:
     """One architecture. ``tail`` is the tail's channels, ``None`` without a tail; ``classes = 0`` has no head.
 
     ``frames`` is the length of the clips that it takes, ``None`` for one that takes images. Only a design of clips has
-    ``input.frames``, ``temporal_kernel`` and ``temporal_stride`` in its design.json (docs/video.md).
+    ``input.frames``, ``temporal_kernel`` and ``temporal_stride`` in its design.json (docs/video.md), only one for a
+    ``device`` says so there, with the times of its own layers where they come from a table (docs/devices.md).
     """
 
     name: str
@@ -154,6 +171,7 @@ class Design:
     certificate: Certificate | None = None
     verification: Verification | None = None
     frames: int | None = None
+    device: Device | None = None
 
     @classmethod
     def create(cls, *, beta: float, **structure: Any) -> Design:
@@ -181,6 +199,7 @@ class Design:
             ),
             tail=None if spec.tail is None else path[-1][0],
             classes=spec.input.classes,
+            device=spec.device,
         )
 
     @property
@@ -244,14 +263,44 @@ class Design:
             levels.append(level)
         return levels
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is computed on demand, which cannot be pickled."""
+        return {key: value for key, value in self.__dict__.items() if key != "costs"}
+
+    @cached_property
+    def costs(self) -> dict[str, Cost]:
+        """What budgets may limit, on the design's device."""
+        return cost.costs(self.device)
+
     def spent(self, key: str) -> int:
-        """What the network costs of a budget: a key of :data:`mad_ip.cost.COSTS`."""
+        """What the network costs of a budget, a key of :data:`mad_ip.cost.COSTS`, in the cost's own unit."""
         total: int = 0
         for segment, choice, (first, *_) in zip(self.segments, self.path, self.blocks(), strict=True):
-            rest = repeated(segment, choice.channels, choice.mid, choice.kernel)
+            rest = repeated(segment, choice.channels, choice.mid, choice.kernel) if choice.depth > 1 else ()
             head = closing(segment, choice.channels)
-            total = int(COSTS[key].of_segment(total, first, rest, head, choice.depth))
+            total = int(self.costs[key].of_segment(total, first, rest, head, choice.depth))
         return total
+
+    def on(self, device: Device | None) -> Design:
+        """The design measured for a device, without a certificate; raise :class:`InputError` where it has no time."""
+        if self.frames is not None and device is not None and device.latency is not None:
+            raise InputError(f"{self.name}: is a design for clips; the times of {device.name} are of layers of images")
+        moved = dataclasses.replace(self, device=device, certificate=None, verification=None)
+        own = {item.name: getattr(self.metrics, item.name) for item in dataclasses.fields(Metrics)}
+        return dataclasses.replace(moved, metrics=moved._metrics(**own))
+
+    def operations(self) -> Iterator[Operation]:
+        """What a runtime does, block by block; empty without a device."""
+        if self.device is not None:
+            for block in (*itertools.chain.from_iterable(self.blocks()), self.head_layers()):
+                yield from cost.operations(block, self.device)
+
+    def _metrics(self, **own: Any) -> Metrics:
+        """With what the network takes on the design's device, if any."""
+        if self.device is None:
+            return Metrics(**own)
+        bound = [key for key in self.costs if COSTS[key].of_device is not None]
+        return DeviceMetrics(**own, **{key: int(COSTS[key].reported(self.spent(key))) for key in bound})
 
     def measure(self, beta: float) -> Metrics:
         """Recompute every metric from the layers, costs in exact integers."""
@@ -259,7 +308,7 @@ class Design:
         h = entropy.entropy(levels, self.convention)
         depths = [segment.depth[0] for segment in self.segments if segment.penalised]
         penalty = entropy.depth_penalty(depths, beta, self.convention)
-        return Metrics(
+        return self._metrics(
             score=h - penalty,
             entropy=h,
             depth_penalty=penalty,
@@ -298,12 +347,21 @@ class Design:
             "stages": [self._level(stage) for stage in self.stages],
             "tail": None if self.tail is None else {"channels": self.tail},
             "classes": self.classes,
-            "metrics": dataclasses.asdict(self.metrics),
+            "metrics": self.metrics.content(),
             "certificate": certificate,
         }
+        if self.device is not None:
+            content["device"] = self._own_device().content()
         if self.verification is not None:
             content["verification"] = dataclasses.asdict(self.verification)
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+    def _own_device(self) -> Device:
+        """The device with no more times than the network's own layers have."""
+        assert self.device is not None
+        latency = self.device.latency
+        own = None if latency is None else latency.of_operations(self.operations())
+        return dataclasses.replace(self.device, latency=own)
 
     def _level(self, choice: StemChoice | StageChoice) -> dict[str, Any]:
         """The stem or a stage as it is written, without a temporal kernel and stride where there are no frames."""
@@ -337,7 +395,13 @@ class Design:
         certificate = reader.values.get("certificate")
         verification = reader.values.get("verification")
         stem = reader.table("stem", StemChoice)
-        return cls(
+        device = None
+        if "device" in reader.values:
+            device = Device.read(reader.table("device", Device))
+            if frames is not None and device.latency is not None:
+                raise reader.error("device", "has times, which are of layers of images; must have none for clips")
+        design = cls(
+            device=device,
             name=reader.text("name", empty=True),
             spec_sha256=reader.text("spec_sha256", empty=True),
             convention=reader.choice("convention", CONVENTIONS),
@@ -353,7 +417,7 @@ class Design:
             ),
             stages=tuple(
                 StageChoice(
-                    stage.choice("block", FAMILIES),
+                    stage.choice("block", KNOWN),
                     stage.integer("stride", allowed=(1, 2)),
                     stage.integer("channels"),
                     stage.integer("mid"),
@@ -366,10 +430,12 @@ class Design:
             ),
             tail=None if tail is None else reader.table("tail", ("channels",)).integer("channels"),
             classes=reader.integer("classes", least=0),
-            metrics=reader.record("metrics", Metrics),
+            metrics=reader.record("metrics", Metrics if device is None else DeviceMetrics),
             certificate=None if certificate is None else reader.record("certificate", Certificate),
             verification=None if verification is None else _verification(reader),
         )
+        _check_separable(design, source)
+        return design
 
 
 def compare(stored: Any, measured: Any, source: str, verdict: str, absolute: float = 0.0) -> None:
@@ -378,9 +444,11 @@ def compare(stored: Any, measured: Any, source: str, verdict: str, absolute: flo
     That is relative, and ``absolute`` another tolerance.
     """
     for key, value in dataclasses.asdict(measured).items():
-        here = getattr(stored, key)
-        exact = isinstance(value, int)
-        if here != value and (exact or not math.isclose(here, value, rel_tol=_METRIC_TOLERANCE, abs_tol=absolute)):
+        here = getattr(stored, key, None)
+        exact = isinstance(value, int) or value is None or here is None
+        if here != value and (
+            exact or here is None or not math.isclose(here, value, rel_tol=_METRIC_TOLERANCE, abs_tol=absolute)
+        ):
             raise InputError(f"{source}: metrics.{key} = {here!r}: {verdict} {value!r}")
 
 
@@ -434,17 +502,44 @@ def violations(spec: Spec, design: Design) -> list[str]:
             f"stage {number}: mid {choice.mid} is outside mid_ratio for {choice.channels} channels",
         )
         c_in = choice.channels
-    measured = design.measure(spec.objective.depth_penalty)
+    there = dataclasses.replace(design, device=spec.device)
+    same = design.device is spec.device or _told(design) == _told(there)
+    require(same, "the device, or its times of the network's layers, differ from the spec's")
+    measured = there.measure(spec.objective.depth_penalty)
     for key, limit in spec.budget.given.items():
-        bounded = key == "effectiveness"
-        value = measured.effectiveness if bounded else design.spent(key)
-        slack = 1 + EFFECTIVENESS_TOLERANCE if bounded else 1
-        require(value <= limit * slack, f"{key} {value} exceeds the budget {limit}")
+        if key == "effectiveness":
+            ratio = measured.effectiveness
+            require(ratio <= limit * (1 + EFFECTIVENESS_TOLERANCE), f"{key} {ratio} exceeds the budget {limit}")
+            continue
+        spent, reported = there.spent(key), COSTS[key].reported
+        require(spent <= limit, f"{key} {reported(spent)} exceeds the budget {reported(limit)}")
     try:
         design._compare(measured, "design")
     except InputError as error:
         found.append(str(error))
     return found
+
+
+def _check_separable(design: Design, source: str) -> None:
+    """A separable block has no width of its own inside: raise :class:`InputError` for another one."""
+    channels = design.stem.channels
+    for number, stage in enumerate(design.stages, start=1):
+        if stage.block == "separable" and stage.mid != channels:
+            raise InputError(
+                f"{source}: stages[{number}].mid = {stage.mid}: must be {channels}, the channels before it, where the "
+                "block is separable"
+            )
+        if stage.block == "separable" and stage.depth > 1 and stage.channels != channels:
+            raise InputError(
+                f"{source}: stages[{number}].depth = {stage.depth}: must be 1 where a separable block has {channels} "
+                f"channels before it and {stage.channels} after it"
+            )
+        channels = stage.channels
+
+
+def _told(design: Design) -> dict[str, Any] | None:
+    """What is written of a design's device."""
+    return None if design.device is None else design._own_device().content()
 
 
 def _temporal(level: Any) -> tuple[int, ...]:
@@ -469,6 +564,7 @@ _KEYS = (
     "classes",
     "metrics",
     "certificate",
+    "device",
     "verification",
 )
 

@@ -40,8 +40,9 @@ def read_bytes(path: Path | str) -> bytes:
     """Return the content of ``path``; raise :class:`InputError` when it cannot be read."""
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
+    except (OSError, ValueError) as error:
+        # ValueError: a name with a null in it.
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); a readable file is needed") from None
 
 

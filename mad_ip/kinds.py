@@ -42,7 +42,7 @@ class Kind:
     load_spec: Callable[[Path | str], Any]
     load_design: Callable[[Path | str], Any]
     solve: Callable[..., tuple[list[Any], RenderableType]]
-    design_table: Callable[[Any], RenderableType]
+    design_table: Callable[..., RenderableType]
     space_table: Callable[[Any], RenderableType]
     network: Callable[[Any], Any]
     verify_cost: Callable[[Any, Any], None]

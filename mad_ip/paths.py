@@ -64,8 +64,8 @@ def within_budgets(catalogue: Catalogue) -> Catalogue:
         masks = []
         for index, segment in enumerate(catalogue.segments):
             rest = (sweep.before[index] + sweep.after[index])[segment.pair]
-            # Exact: the sums are integers below 2**53.
-            masks.append(-(rest + values[index]) <= limit)
+            # Integers, whose sums are exact below 2**53; above it nothing within a limit may be lost.
+            masks.append(-(rest + values[index]) <= limit * (1 + 1e-12))
         catalogue = catalogue.keep(masks)
     ratio = catalogue.spec.budget.effectiveness
     if ratio is not None and not catalogue.is_empty:

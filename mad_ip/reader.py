@@ -64,7 +64,7 @@ class Reader:
             value = {}
         if not isinstance(value, Mapping):
             raise self.fail(key, f"a table [{key}]" if self.noun == "table" else f"a {self.noun}")
-        return Reader(self.source, value, known, prefix=f"{self.prefix}{key}.", noun=self.noun)
+        return Reader(self.source, value, known, prefix=f"{self.prefix}{named(key)}.", noun=self.noun)
 
     def tables(self, key: str, known: type[Any] | Iterable[str] | None) -> list[Reader]:
         """The tables of the list at ``key``, at least one."""
@@ -78,11 +78,13 @@ class Reader:
         ]
 
     def record(self, key: str, kind: type[Any]) -> Any:
-        """A dataclass of texts, integers of at least 0 and numbers, read by its own annotations."""
+        """A dataclass of texts, integers of at least 0, there or not, and numbers, read by its own annotations."""
         reader = self.table(key, kind)
         values: dict[str, Any] = {}
         for item in dataclasses.fields(kind):
-            if item.type == "int":
+            if item.type == "int | None":
+                values[item.name] = reader.integer(item.name, least=0, default=None)
+            elif item.type == "int":
                 values[item.name] = reader.integer(item.name, least=0)
             elif item.type == "str":
                 values[item.name] = reader.text(item.name, empty=True)
@@ -137,8 +139,8 @@ class Reader:
         most: int | None = None,
         odd: bool = False,
         allowed: tuple[int, ...] | None = None,
-        default: int = REQUIRED,
-    ) -> int:
+        default: int | None = REQUIRED,
+    ) -> Any:
         """An integer from ``least`` to ``most``, or one of those ``allowed``; no boolean and no 2.0."""
         value: Any = self.values.get(key)
         if value is None and default is not REQUIRED:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, entropy
-from mad_ip.cost import COSTS
 from mad_ip.spec import Choice, Path, Spec
 
 __all__ = ["POPULATION", "Population", "around", "evolve"]
@@ -54,7 +53,7 @@ class Population:
         spec = self.spec
         values = [domain[rows[:, gene]] for gene, domain in enumerate(self.genes)]
         violation, h = np.zeros(len(rows)), np.zeros(len(rows))
-        spent = {key: np.zeros(len(rows), np.int64) for key in COSTS if getattr(spec.budget, key) is not None}
+        spent = {key: np.zeros(len(rows), np.int64) for key in spec.costs if getattr(spec.budget, key) is not None}
         carried, count = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
         depths = []
         c = np.full(len(rows), spec.input.channels)
@@ -65,7 +64,7 @@ class Population:
             if segment.ruled:
                 violation += ~spec.space.follows(c_in, c) * 1.0 + ~spec.space.carries(m, c) * 1.0
             for key in spent:
-                spent[key] = COSTS[key].of_segment(spent[key], first, rest, head, depth)
+                spent[key] = spec.costs[key].of_segment(spent[key], first, rest, head, depth)
             carried = carried + entropy.log_width_product(first) + (depth - 1) * entropy.log_width_product(rest)
             count = count + entropy.count(first) + (depth - 1) * entropy.count(rest)
             h = h + entropy.entropy_gain(segment.weight, segment.out_size, c, segment.time.out_frames) * carried

@@ -20,6 +20,7 @@ from mad_ip import catalogue as catalogues
 from mad_ip import decomposition, paths
 from mad_ip.backends import Findings, Limits, Profile, Progress, Search, compile_model, load_backend, solve_apart
 from mad_ip.catalogue import Catalogue, Floats, raw_options
+from mad_ip.cost import COSTS
 from mad_ip.decomposition import Found
 from mad_ip.decomposition.least import least
 from mad_ip.design import Certificate, Design, relative_gap, violations
@@ -455,11 +456,16 @@ def explain(spec: Spec, stopped: Callable[[], bool] = lambda: False) -> str:
                 relaxed = dataclasses.replace(spec, budget=budget, sha256="")
                 if decomposition.unreachable(relaxed, end - time.perf_counter(), tired):
                     conflict = fewer
-    values = ", ".join(f"{key} {_number(reachable[key])} (budget {_number(limits[key])})" for key in limits)
+    values = ", ".join(f"{key} {_amount(key, reachable[key])} (budget {_amount(key, limits[key])})" for key in limits)
     which = " and ".join(f"budget.{key}" for key in conflict)
     verb = "cannot be met" if len(conflict) == 1 else "cannot be met together"
     return f"{spec.source}: infeasible: {which} {verb}; the smallest reachable value of each alone is {values}"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.12g}"
+def _amount(key: str, value: float) -> str:
+    unit = ""
+    if key in COSTS and COSTS[key].units:
+        # What is reached is a whole number, a budget may be any.
+        value = COSTS[key].reported(int(value) if float(value).is_integer() else value)
+        unit = f" {COSTS[key].unit}"
+    return (f"{value:,.0f}" if float(value).is_integer() else f"{value:.12g}") + unit

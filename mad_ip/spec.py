@@ -7,16 +7,20 @@ A spec whose input has ``frames`` is for clips, and its stem and stages may have
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from mad_ip import cost
+from mad_ip.cost import Cost
+from mad_ip.device import BOARDS, Affine, Device, Lookup
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml
 from mad_ip.reader import REQUIRED, Reader
@@ -77,17 +81,23 @@ class Input:
 class Budget:
     """Upper limits, by the keys of :data:`mad_ip.cost.COSTS` and ``effectiveness``; every one may be left out.
 
-    A limit is an attribute of its key's name, ``None`` where there is none: ``budget.macs``.
+    A limit is an attribute of its key's name, ``None`` where there is none: ``budget.macs``. It is in the unit of its
+    cost, latency in femtoseconds; a text like ``"8 ms"`` or ``"256 kB"`` may give it.
     """
 
     effectiveness: float | None
     limits: tuple[tuple[str, float], ...]
 
-    def __init__(self, *, effectiveness: float | None = None, **limits: float | None) -> None:
-        """Raise :class:`TypeError` for a key that is not registered."""
+    def __init__(self, *, effectiveness: float | None = None, **limits: float | str | None) -> None:
+        """Raise :class:`TypeError` for a key that is not registered, :class:`InputError` for a text that is none."""
         unknown = limits.keys() - cost.COSTS.keys()
         if unknown:
             raise TypeError(f"{min(unknown)} is no budget; registered are {', '.join(cost.COSTS)}")
+        for key, limit in limits.items():
+            if isinstance(limit, str):
+                limits[key] = cost.COSTS[key].limit(limit)
+                if limits[key] is None:
+                    raise InputError(f"budget.{key} = {limit!r}: must be {cost.COSTS[key].allowed}")
         given = tuple((key, limit) for key in cost.COSTS if (limit := limits.get(key)) is not None)
         object.__setattr__(self, "effectiveness", effectiveness)
         object.__setattr__(self, "limits", given)
@@ -112,6 +122,11 @@ class Budget:
     def maxima(self) -> dict[str, float]:
         """The limits on maxima over the network's blocks, by key."""
         return {key: limit for key, limit in self.limits if cost.COSTS[key].combine == "max"}
+
+    @property
+    def needs_device(self) -> bool:
+        """Whether some limit is on what depends on a device."""
+        return any(cost.COSTS[key].of_device is not None for key, _ in self.limits)
 
     @property
     def given(self) -> dict[str, float]:
@@ -280,6 +295,7 @@ def segments(problem: Any, tail: Domain | None, sources: int, resolutions: tuple
         decided = levels[min(level, number)]
         weight = float(decided.weight) if ends else 0.0
         facts: dict[str, Any] = {"time": Time(problem.times[-1].out_frames), "channels": tail, "size": resolutions[-1]}
+        family = problem.stages[min(max(level, 1), number) - 1].block
         if kind != "tail":
             facts = {
                 "time": problem.times[level],
@@ -289,7 +305,7 @@ def segments(problem: Any, tail: Domain | None, sources: int, resolutions: tuple
                 "kernel": _domain(decided.kernel),
             }
         if kind == "stage":
-            facts |= {"block": decided.block, "mid": _domain(decided.mid), "depth": _domain(decided.depth)}
+            facts |= {"mid": _domain(decided.mid), "depth": _domain(decided.depth)}
         built.append(
             Segment(
                 kind=kind,  # type: ignore[arg-type]
@@ -297,6 +313,7 @@ def segments(problem: Any, tail: Domain | None, sources: int, resolutions: tuple
                 sources=built[-1].channels if built else (sources,),
                 out_size=resolutions[min(level, number) + 1],
                 weight=weight,
+                block=family,
                 bounded=weight > 0 if problem.convention == "tinynas" else final,
                 penalised=kind == "stage" and level - 1 in penalised,
                 classes=problem.classes if final else 0,
@@ -314,6 +331,7 @@ def _domain(values: int | Domain) -> Domain:
 class Spec:
     """A design problem, of images or, where ``input.frames`` is given, of clips (docs/video.md).
 
+    ``device`` is what its designs are for, if anything (docs/devices.md): where a budget needs one, 8-bit numbers.
     ``sha256`` identifies the file it came from (of :meth:`to_toml` when there is none).
     """
 
@@ -326,11 +344,14 @@ class Spec:
     objective: Objective = Objective()
     space: Space = Space()
     tail: Tail | None = None
+    device: Device | None = None
     sha256: str = field(default="", compare=False)
     source: str = field(default="spec", compare=False)
 
     def __post_init__(self) -> None:
         """Validate what one key alone cannot show; raise :class:`InputError`."""
+        if self.device is None and self.budget.needs_device:
+            object.__setattr__(self, "device", Device())
         _check(self)
         if not self.sha256:
             object.__setattr__(self, "sha256", hashlib.sha256(self.to_toml().encode()).hexdigest())
@@ -359,6 +380,21 @@ class Spec:
         tail = None if self.tail is None else self.tail.channels
         return segments(self, tail, self.input.channels, (self.input.resolution, *self.resolutions))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is computed on demand, which cannot be pickled."""
+        return {key: value for key, value in self.__dict__.items() if key != "costs"}
+
+    @cached_property
+    def costs(self) -> dict[str, Cost]:
+        """What budgets may limit, on the spec's device."""
+        return cost.costs(self.device)
+
+    def interpolating(self) -> Spec:
+        """The spec with a device whose table is interpolated; raise :class:`InputError` where there is no table."""
+        if self.device is None or not isinstance(self.device.latency, Lookup):
+            raise InputError(f"{self.source}: --interpolate fills a table of times; device.latency must be one")
+        return dataclasses.replace(self, device=self.device.interpolating())
+
     @property
     def penalised(self) -> slice:
         """The stages whose depths Guideline 2 keeps uniform (all, or the last M - 2 in ``tinynas``)."""
@@ -382,6 +418,7 @@ class Spec:
         frames = image.integer("frames") if "frames" in image.values else None
         tail = top.table("tail", Tail, optional=True)
         budget = top.table("budget", Budget.keys(), optional=True)
+        device, own = _device(top)
         objective = top.table("objective", Objective, optional=True)
         space = top.table("space", Space, optional=True)
         return cls(
@@ -393,9 +430,7 @@ class Spec:
                 classes=image.integer("classes", least=0, default=1000),
                 frames=frames,
             ),
-            budget=Budget(
-                **{key: budget.number(key, positive=True, default=None) for key in Budget.keys()}  # noqa: SIM118 (no mapping)
-            ),
+            budget=Budget(**own | {key: _limit(budget, key) for key in budget.values}),
             objective=Objective(objective.number("depth_penalty", least=0, default=10.0)),
             space=Space(
                 monotone=space.boolean("monotone", default=True),
@@ -423,6 +458,7 @@ class Spec:
                 for stage, stride, weight in zip(stages, strides, weights[1:], strict=True)
             ),
             tail=Tail(tail.domain("channels")) if "tail" in table else None,
+            device=device,
             source=source,
             sha256=sha256,
         )
@@ -446,7 +482,10 @@ class Spec:
             for key in Budget.keys() if section is self.budget else [item.name for item in fields(section)]:
                 value = getattr(section, key)
                 if value is not None and (self.input.frames is not None or key not in TEMPORAL):
-                    lines.append(f"{key} = {_toml(value)}")
+                    text = cost.COSTS[key].text(value) if key in cost.COSTS and section is self.budget else _toml(value)
+                    lines.append(f"{key} = {text}")
+        if self.device is not None:
+            lines += ["", *toml_lines("device", dataclasses.replace(self.device, sha256="").content())]
         return "\n".join(lines) + "\n"
 
 
@@ -467,13 +506,70 @@ def default_weights(strides: Iterable[int]) -> tuple[float, ...]:
     return (*(float(stride > 1) for stride in strides), 8.0)
 
 
+def toml_lines(name: str, content: Mapping[str, Any]) -> list[str]:
+    """A table of TOML with its own tables; without a ``name`` its keys stand at the top."""
+    tables = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+    lines = [f"[{name}]"] if name else []
+    for key, value in content.items():
+        if key not in tables:
+            lines.append(f'{key} = """\n{value}"""' if key == "table" else f"{key} = {_toml(value)}")
+    for key, value in tables.items():
+        path = key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key)
+        lines += ["", *toml_lines(f"{name}.{path}" if name else path, value)]
+    return lines
+
+
+def _device(top: Reader) -> tuple[Device | None, dict[str, float]]:
+    """The device of a spec, and the limits that a board sets; both nothing where none is named."""
+    if "device" not in top.values:
+        return None, {}
+    given = top.values["device"]
+    reader = Reader(top.source, given, _DEVICE, prefix="device.") if not isinstance(given, str) else top
+    board = BOARDS[reader.choice("device", BOARDS)] if "device" in reader.values else None
+    base = Device() if board is None else board.device
+    path = reader.values.get("latency")
+    if isinstance(path, str):
+        file = pathlib.Path(top.source).parent / path
+        measured = Device.load(file)
+        # A board's own numbers stand; a device.toml says how its times were measured.
+        base = dataclasses.replace(base, latency=measured.latency, sha256=measured.sha256) if board else measured
+        if measured.latency is None:
+            raise reader.error("latency", f"{file} has no table [latency]; must have one")
+        reader = Reader(top.source, {k: v for k, v in reader.values.items() if k != "latency"}, None, prefix="device.")
+    device = base
+    if reader is not top:
+        device = Device.read(reader, base=base)
+        if reader.boolean("interpolate", default=False):
+            if not isinstance(device.latency, Lookup):
+                raise reader.error("interpolate", "fills a table of times; device.latency must be one, or left out")
+            device = device.interpolating()
+    if isinstance(path, str) and isinstance(device.latency, Affine):
+        for key in ("activation_bytes", "weight_bytes"):
+            if getattr(device, key) != getattr(measured, key):
+                raise InputError(
+                    f"{top.source}: device.{key} = {getattr(device, key)}: {file} was measured with "
+                    f"{getattr(measured, key)}; must be the same"
+                )
+    limits = {} if board is None else {"activation": float(board.activation), "flash": float(board.flash)}
+    return device, limits
+
+
+def _limit(reader: Reader, key: str) -> float | None:
+    if key == "effectiveness":
+        return reader.number(key, positive=True)  # type: ignore[no-any-return]
+    limit = cost.COSTS[key].limit(reader.values[key])
+    if limit is None:
+        raise reader.fail(key, cost.COSTS[key].allowed)
+    return limit
+
+
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         # JSON's escapes are TOML's too, but for DEL, which TOML wants escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)
 
@@ -483,7 +579,9 @@ TEMPORAL = {"temporal_kernel": (1, 3), "temporal_stride": (1, 2)}
 
 _NEEDS_FRAMES = "needs input.frames; must be left out for images"
 
-_SECTIONS = ("name", "convention", "input", "budget", "objective", "space", "stem", "stage", "tail")
+_SECTIONS = ("name", "convention", "input", "budget", "device", "objective", "space", "stem", "stage", "tail")
+
+_DEVICE = ("device", *(item.name for item in fields(Device) if item.name != "sha256"), "interpolate")
 
 
 def temporal(reader: Reader, frames: int | None, *, default: int = REQUIRED) -> dict[str, int]:
@@ -513,6 +611,7 @@ def _check(spec: Spec) -> None:
             )
         size //= stride
     _check_frames(spec)
+    _check_device(spec)
     resolutions = spec.resolutions
     for number, (stage, incoming, size) in enumerate(
         zip(spec.stages, resolutions[:-1], resolutions[1:], strict=True), start=1
@@ -561,6 +660,27 @@ def _check_frames(spec: Spec) -> None:
             raise InputError(
                 f"{spec.source}: {key}.temporal_kernel = {time.kernel}: longer than its clip of {least} "
                 f"frames; must be 1"
+            )
+
+
+def _check_device(spec: Spec) -> None:
+    """A latency budget needs times, of images; whole blocks in a table need stages of one width on one side."""
+    latency = None if spec.device is None else spec.device.latency
+    if spec.budget.latency is not None and latency is None:
+        raise InputError(
+            f"{spec.source}: budget.latency is given, device.latency is missing: must be a device.toml, "
+            "which mad-ip device profile measures"
+        )
+    if latency is not None and spec.input.frames is not None:
+        raise InputError(f"{spec.source}: device.latency: times are of layers of images; input.frames must be left out")
+    if not isinstance(latency, Lookup) or not latency.families:
+        return
+    for number, segment in enumerate(spec.segments):
+        whole = segment.kind == "stage" and segment.block in latency.families
+        if whole and min(len(segment.sources), len(segment.channels)) > 1:
+            raise InputError(
+                f"{spec.source}: stage[{number}].channels = {_shorten(list(segment.channels))}: device.latency is a "
+                f"table of whole blocks of {segment.block}; this stage or the one before must have one value"
             )
 
 

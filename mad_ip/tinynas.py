@@ -114,7 +114,12 @@ def to_structure(design: Design) -> str:
         {"class": _CONVOLUTION, "in": design.image_channels, "k": stem.kernel, "out": stem.channels, "s": stem.stride}
     ]
     channels = stem.channels
-    for stage in design.stages:
+    for number, stage in enumerate(design.stages, start=1):
+        if stage.block not in _CLASSES:
+            raise InputError(
+                f"{design.name}: stages[{number}].block = {stage.block}: for --format tinynas must be one of "
+                f"{', '.join(_CLASSES)}"
+            )
         name = _CLASSES[stage.block]
         blocks.append(
             {

@@ -13,6 +13,7 @@ import shutil
 from random import Random
 from typing import Any
 
+import device_oracle
 import highspy
 import numpy as np
 import oracle
@@ -24,6 +25,7 @@ from strategies import specs
 
 from mad_ip.cost import COSTS, Cost
 from mad_ip.design import Design
+from mad_ip.device import Device
 from mad_ip.errors import InputError
 from mad_ip.lagrangian import dual, kernels, simplex
 from mad_ip.lagrangian import tree as tree_module
@@ -387,6 +389,12 @@ def test_chords_of_an_envelope() -> None:
 @settings(QUICK, max_examples=15)
 @given(spec=specs(limit=100), seed=SEEDS)
 def test_compiled_loops_are_the_plain_ones(spec: Spec, seed: int) -> None:
+    if seed % 2 and spec.input.frames is None:
+        # A peak of activations takes widths away, pair by pair.
+        spec = dataclasses.replace(spec, device=Device(), sha256="")
+        architecture = Random(seed).choice(oracle.architectures(spec))
+        peak = device_oracle.activation(spec, architecture.structure)
+        spec = dataclasses.replace(spec, budget=Budget(**spec.budget.given, activation=peak), sha256="")
     (program, found, _, _), *_ = programs(spec, seed)
     fast = [row for rows, _ in program.value_bounds(found) for row in rows], program.option_bounds(found)
     better = minimise(program, found, None, target=-math.inf, evaluations=3)

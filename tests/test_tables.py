@@ -15,7 +15,8 @@ from strategies import clip_tables, spec_tables
 
 from mad_ip import blocks, entropy
 from mad_ip.blocks import Layer
-from mad_ip.cost import COSTS, Cost
+from mad_ip.cost import COSTS, Cost, costs, live
+from mad_ip.device import Affine, Device, Rate
 from mad_ip.errors import InternalError
 from mad_ip.lagrangian.tables import Table, tables
 from mad_ip.spec import FAMILIES, Budget, Choice, Segment, Spec
@@ -55,26 +56,36 @@ def random_options(spec: Spec, random: Random) -> list[tuple[Segment, Table, int
     ]
 
 
+RATES = {
+    kind: Rate(100.0 + number, 0.1 * number, 0.01, 0.003)
+    for number, kind in enumerate(("pointwise", "dense", "depthwise", "squeeze-excite", "pool", "add", "head"))
+}
+DEVICE = Device(activation_bytes=4, latency=Affine(tuple(RATES.items()), overhead=1000.0))
+
+
 @settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=SLOW)
 @given(table=st.booleans().flatmap(lambda clips: (clip_tables if clips else spec_tables)(500)), seed=st.integers(0, 99))
 def test_terms_add_up_to_costs_and_log_widths(table: dict[str, Any], seed: int) -> None:
     random = Random(seed)
-    limits = {key: random.randint(1, 10**6) for key in random.sample(sorted(COSTS), random.randint(0, len(COSTS)))}
-    spec = dataclasses.replace(Spec.from_table(table), budget=Budget(effectiveness=0.5, **limits), sha256="")
+    device = DEVICE if "frames" not in table["input"] else Device(weight_bytes=4)
+    sums = sorted(key for key, cost in costs(device).items() if cost.combine == "sum")
+    limits = {key: random.randint(1, 10**6) for key in random.sample(sums, random.randint(0, len(sums)))}
+    budget = Budget(effectiveness=0.5, **limits)
+    spec = dataclasses.replace(Spec.from_table(table), budget=budget, device=device, sha256="")
     for segment, table_of, c_in, choice in random_options(spec, random):
         first, others = layers_of(segment, c_in, choice)
         head = blocks.closing(segment, choice.channels)
-        costs, carried, allowed = looked_up(table_of, c_in, choice)
+        repeats, rest = choice.depth - 1, others[: len(others) // max(1, choice.depth - 1)]
+        spent, carried, allowed = looked_up(table_of, c_in, choice)
         # Rounded, the terms times the limits are the integers themselves.
         exact = [
-            sum(COSTS[key].terms(first, True))
-            + sum(COSTS[key].terms(others, False))
-            + sum(COSTS[key].terms(head, True))
-            for key in COSTS
+            sum(cost.terms(first, True)) + repeats * sum(cost.terms(rest, False)) + sum(cost.terms(head, True))
+            for key, cost in spec.costs.items()
             if key in limits
         ]
-        amounts = costs * [limits[key] for key in COSTS if key in limits]
-        assert [round(amount) for amount in amounts] == exact
+        amounts = spent * [limits[key] for key in COSTS if key in limits]
+        # The sums of a latency are beyond the integers that a float holds.
+        assert [round(amount) for amount in amounts if amount < 2**50] == [x for x in exact if x < 2**50]
         assert amounts == pytest.approx(exact, rel=1e-12)
         assert carried == pytest.approx(entropy.log_width([*first, *others]), rel=1e-12, abs=1e-12)
         assert table_of.layers * choice.depth == entropy.count([*first, *others])
@@ -151,6 +162,27 @@ def test_a_limit_on_a_maximum_leaves_what_keeps_it(monkeypatch: pytest.MonkeyPat
                     first, others = layers_of(segment, c_in, choice)
                     head = blocks.closing(segment, choice.channels)
                     most = max([*terms(first, True), *terms(others, False), *terms(head, True)])
+                    (passed,), _, allowed = looked_up(table, c_in, choice)
+                    rules = not segment.ruled or choice.channels >= c_in
+                    assert (allowed and passed == 0) == (rules and most <= peak), (segment.name, c_in, choice)
+                    kept.add(most <= peak)
+    assert kept == {True, False}
+
+
+@pytest.mark.parametrize("memory", ["plain", "in-place"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_peak_of_activations_leaves_what_keeps_it(family: str, memory: str) -> None:
+    """Widths of a pair are taken away, and what depends on more is a row of its own."""
+    device, kept = Device(memory=memory), set()
+    for peak in (4000, 6000, 8000, 12000, 20000):
+        spec = dataclasses.replace(one_stage(family, activation=peak), device=device, sha256="")
+        for segment, table in zip(spec.segments, tables(spec), strict=True):
+            for c_in in segment.sources:
+                for choice in _choices(segment):
+                    first, others = layers_of(segment, c_in, choice)
+                    rest = others[: len(others) // max(1, choice.depth - 1)]
+                    parts = (first, rest, blocks.closing(segment, choice.channels))
+                    most = max(numbers for part in parts for _, numbers in live(part, memory))
                     (passed,), _, allowed = looked_up(table, c_in, choice)
                     rules = not segment.ruled or choice.channels >= c_in
                     assert (allowed and passed == 0) == (rules and most <= peak), (segment.name, c_in, choice)

@@ -42,6 +42,7 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 ALLOWED = {
     "spec",
     "blocks",
+    "device",
     "entropy",
     "cost",
     "design",
@@ -633,7 +634,7 @@ def test_the_zoo_is_verified_in_parallel(
 
 
 def test_a_process_that_dies_is_a_failure(spec: Spec, design: Design, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [Job("broken", spec, replace(design, metrics=None)), Job("whole", spec, design)]  # type: ignore[arg-type]
+    jobs = [Job("broken", spec, replace(design, stages=None)), Job("whole", spec, design)]  # type: ignore[arg-type]
     shown = io.StringIO()
     with display([job.name for job in jobs], Console(file=shown)) as watch:
         broken, whole = verify_all(jobs, {"evaluations": 1_000}, 2, watch)

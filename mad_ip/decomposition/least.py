@@ -37,8 +37,9 @@ def _least_maximum(spec: Spec, budget: str) -> int:
         program = _program(dataclasses.replace(spec, budget=alone, objective=Objective(0.0), sha256=""))
         return not program.is_empty and program.evaluate(np.zeros(0)).path is not None
 
+    # The largest network has a limit on 64 bits; beyond it the spec has no path at all.
     high = 1
-    while not possible(high):
+    while high < 2**62 and not possible(high):
         high *= 2
     return bisect.bisect_left(range(high), True, high // 2, key=possible)
 

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, entropy
-from mad_ip.cost import COSTS
 from mad_ip.errors import InternalError
 from mad_ip.spec import Segment, Spec
 
@@ -39,7 +38,7 @@ class Table:
 
     ``pair`` (B, S, N), ``entering`` (B, S, E, W) with E = K, or 1 where no kernel matters there, ``opening`` (B, N, K,
     W) and ``again`` (B, N, K, W) are costs in units of the budgets that are sums. Where a budget is a maximum, one more
-    row is 1 where a limit is passed. ``log_source`` (S), ``log_opening`` and ``log_again`` (N, K, W) give the
+    row is 2 where a limit is passed. ``log_source`` (S), ``log_opening`` and ``log_again`` (N, K, W) give the
     log-width; ``layers`` are counted per block. Widths from ``first_mid`` to before ``end_mid`` (S, N) may be taken
     between a source and a node, none where they may not follow one another. ``gain`` (N) is the entropy per unit of
     log-width at the segment's end. ``descending``: of every cost, one more channel before the segment adds no less to
@@ -103,11 +102,12 @@ def _table(spec: Spec, segment: Segment) -> Table:
     )
     shape = len(sources), len(nodes), len(kernel), len(mid)
     c_in, c, m, k = sources[:, None, None, None], nodes[:, None, None], mid, kernel[:, None]
-    first, rest = blocks.opening(segment, c_in, c, m, k), blocks.repeated(segment, c, m, k)
+    first = blocks.opening(segment, c_in, c, m, k)
+    rest = blocks.repeated(segment, c, m, k) if max(segment.depth) > 1 else ()
     head = blocks.closing(segment, c)
     opening, again, limits = [], [], []
     allowed = _Allowed(spec, segment, shape)
-    for key, cost in COSTS.items():
+    for key, cost in spec.costs.items():
         limit = getattr(spec.budget, key)
         if limit is None:
             continue
@@ -121,7 +121,8 @@ def _table(spec: Spec, segment: Segment) -> Table:
     if allowed.limited:
         opening.append(allowed.first)
         again.append(allowed.rest)
-        limits.append(1.0)
+        # Once is too much already.
+        limits.append(0.5)
     number = len(limits)
     unit = np.array(limits)
     entering = np.array([terms.entering for terms in opening]).reshape(number, shape[0], *shape[2:])
@@ -178,7 +179,7 @@ class _Allowed:
     """What the rules of the space and the budgets on maxima leave of a segment's options."""
 
     def __init__(self, spec: Spec, segment: Segment, shape: tuple[int, int, int, int]) -> None:
-        self.shape, self.limited = shape, False
+        self.shape, self.limited = shape, bool(spec.budget.maxima)
         self.first, self.rest = _Terms(shape), _Terms(shape)
         s, n, _, w = shape
         sources, nodes, mid = (np.array(domain) for domain in (segment.sources, segment.channels, segment.mid))
@@ -204,25 +205,36 @@ class _Allowed:
 
     def limit(self, opening: list[Any], again: list[Any], most: float) -> None:
         """Forbid what passes a limit: the options of a first block, and further blocks."""
-        self.limited = True
         for amount in opening:
-            above = (np.asarray(amount) > most) * 1
-            above = above.reshape((1,) * (4 - above.ndim) + above.shape)
-            by_source, by_node, by_kernel, _ = (size > 1 for size in above.shape)
-            if not (by_source and by_node):
-                self.first.add(above)
+            above = np.asarray(amount) > most
+            if not above.any():
                 continue
-            if by_kernel:
-                raise InternalError("a maximum depends on the channels before and after a block and on its kernel")
-            # Of consecutive widths those that are left must be consecutive too.
-            fits = np.broadcast_to(above[:, :, 0] == 0, (*self.shape[:2], self.shape[3]))
-            position = np.arange(self.shape[3])
-            fits = fits & (position >= self.first_mid[:, :, None]) & (position < self.end_mid[:, :, None])
-            number = fits.sum(axis=2)
-            self.first_mid = np.where(number > 0, fits.argmax(axis=2), 0)
-            self.end_mid = self.first_mid + number
-            last = self.shape[3] - fits[:, :, ::-1].argmax(axis=2)
-            if (number > 0).any() and (last != self.end_mid)[number > 0].any():
-                raise InternalError("a maximum neither grows nor falls with the inner width")
+            above = above.reshape((1,) * (4 - above.ndim) + above.shape)
+            if above.shape[2] == 1 and self._narrow(above[:, :, 0]):
+                continue
+            if above.shape[0] > 1 and above.shape[1] > 1:
+                kernel = above.shape[2] > 1
+                raise InternalError(
+                    "a maximum depends on the channels before and after a block and on its kernel"
+                    if kernel
+                    else "a maximum neither grows nor falls with the inner width"
+                )
+            self.first.add(above * 1)
         for amount in again:
-            self.rest.add((np.asarray(amount) > most) * 1)
+            above = np.asarray(amount) > most
+            if above.any():
+                self.rest.add(above * 1)
+
+    def _narrow(self, above: NDArray[np.bool_]) -> bool:
+        """Leave the widths (S, N, W) that are not above, if those are consecutive as they must be."""
+        position = np.arange(self.shape[3])
+        fits = ~np.broadcast_to(above, (*self.shape[:2], self.shape[3]))
+        fits = fits & (position >= self.first_mid[:, :, None]) & (position < self.end_mid[:, :, None])
+        number = fits.sum(axis=2)
+        some = number > 0
+        first, end = fits.argmax(axis=2), self.shape[3] - fits[:, :, ::-1].argmax(axis=2)
+        if ((end - first) != number)[some].any():
+            return False
+        self.first_mid = np.where(some, first, 0)
+        self.end_mid = self.first_mid + number
+        return True

@@ -31,7 +31,7 @@ def total_stride(layers: Iterable[Layer]) -> int:
 class ConvNorm(nn.Sequential):
     """``conv``, then ``norm`` and ``activation`` where the layer has them: (B, C_in, H, W) -> (B, C_out, H/s, W/s)."""
 
-    def __init__(self, layer: Layer, activation: str) -> None:
+    def __init__(self, layer: Layer) -> None:
         super().__init__()
         convolution: Any = nn.Conv2d if layer.time.frames is None else nn.Conv3d
         norm: Any = nn.BatchNorm2d if layer.time.frames is None else nn.BatchNorm3d
@@ -48,17 +48,17 @@ class ConvNorm(nn.Sequential):
             self.norm = norm(layer.out_channels)
         if layer.activation:
             # In place is safe: neither convolution nor batch normalisation needs its own output for the backward pass.
-            self.activation = getattr(nn, activation)(inplace=True)
+            self.activation = getattr(nn, layer.activation)(inplace=True)
 
 
 class SqueezeExcite(nn.Module):
     """Scale every channel by a gate in (0, 1) computed from all channels' means: (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, squeeze: Layer, excite: Layer, activation: str) -> None:
+    def __init__(self, squeeze: Layer, excite: Layer) -> None:
         super().__init__()
         self.pooled = (2, 3) if squeeze.time.frames is None else (2, 3, 4)
-        self.squeeze = ConvNorm(squeeze, activation)
-        self.excite = ConvNorm(excite, activation)
+        self.squeeze = ConvNorm(squeeze)
+        self.excite = ConvNorm(excite)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -114,8 +114,8 @@ class Residual(nn.Module):
 
     def __init__(self, layers: tuple[Layer, ...], family: Family, drop_path_rate: float = 0.0) -> None:
         super().__init__()
-        self.main = chain((layer for layer in layers if layer.role != "shortcut"), family.activation)
-        self.shortcut = _shortcut(layers, family.activation)
+        self.main = chain(layer for layer in layers if layer.role != "shortcut")
+        self.shortcut = _shortcut(layers)
         dropped = drop_path_rate > 0 and self.shortcut is not None
         self.drop_path = DropPath(drop_path_rate) if dropped else nn.Identity()
         self.activation = getattr(nn, family.activation)(inplace=True) if family.activated_sum else nn.Identity()
@@ -129,25 +129,25 @@ class Residual(nn.Module):
         return activated
 
 
-def chain(layers: Iterable[Layer], activation: str) -> nn.Sequential:
+def chain(layers: Iterable[Layer]) -> nn.Sequential:
     """The layers one after another, a squeeze and the excite that follows it as one module; identity if empty."""
     modules = nn.Sequential()
     remaining = iter(layers)
     for layer in remaining:
         if layer.role == "squeeze":
-            modules.append(SqueezeExcite(layer, next(remaining), activation))
+            modules.append(SqueezeExcite(layer, next(remaining)))
         else:
-            modules.append(ConvNorm(layer, activation))
+            modules.append(ConvNorm(layer))
     return modules
 
 
-def _shortcut(layers: tuple[Layer, ...], activation: str) -> nn.Module | None:
+def _shortcut(layers: tuple[Layer, ...]) -> nn.Module | None:
     """The projection that the family lists and the shapes need (ResNet-D), else identity where the shapes allow it."""
     stride, temporal_stride = total_stride(layers), math.prod(layer.time.stride for layer in layers)
     main = [layer for layer in layers if layer.role == "main"]
     projection = [layer for layer in layers if layer.role == "shortcut" and layer.present]
     if projection:
-        path = chain(projection, activation)
+        path = chain(projection)
         if stride > 1 or temporal_stride > 1:
             # Partial windows at an odd border, averaged over real pixels only: as many as the strided convolution has.
             if main[0].time.frames is None:

@@ -13,7 +13,7 @@ from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from mad_ip.blocks import FAMILIES
+from mad_ip.blocks import KNOWN
 from mad_ip.design import Design
 from mad_ip.errors import InputError
 from mad_ip.files import finite
@@ -74,19 +74,19 @@ class Network(nn.Module):
         self.feature_info, self._levels = _feature_info(design)
         self.pretrained_cfg = self.default_cfg = default_cfg(design)
 
-        families = [FAMILIES[stage.block] for stage in design.stages]
+        families = [KNOWN[stage.block] for stage in design.stages]
         last = sum(stage.depth for stage in design.stages) - 1
         rates = (drop_path_rate * n / last if last else 0.0 for n in itertools.count())
         (stem,), *stages = design.blocks()
         (tail,) = stages.pop() if design.tail is not None else ((),)
-        self.stem = chain(stem, families[0].activation)
+        self.stem = chain(stem)
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(*(Residual(layers, family, next(rates)) for layers in stage))
                 for stage, family in zip(stages, families, strict=True)
             )
         )
-        self.tail = chain(tail, families[-1].activation)
+        self.tail = chain(tail)
         self.design = design
         self.global_pool = global_pool
         self.reset_classifier(classes)
@@ -266,7 +266,7 @@ def _adapted(design: Design, image_channels: int, classes: int) -> Design:
     if (design.image_channels, design.classes) == (image_channels, classes):
         return design
     changed = dataclasses.replace(
-        design, image_channels=image_channels, classes=classes, certificate=None, verification=None
+        design, image_channels=image_channels, classes=classes, certificate=None, verification=None, device=None
     )
     # The depths stay, and with them the penalty.
     penalty = design.metrics.depth_penalty

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,7 +12,9 @@ from rich.text import Text
 from mad_ip import cost, entropy
 from mad_ip.blocks import Layer
 from mad_ip.catalogue import Catalogue, architectures, raw_options
+from mad_ip.cost import COSTS
 from mad_ip.design import Design
+from mad_ip.memory import memory_of
 from mad_ip.spec import Budget, Segment, Spec, Time
 
 __all__ = ["design_table", "quantity", "ranking_table", "space_table"]
@@ -24,9 +25,21 @@ def quantity(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
+def amount(key: str, value: float) -> str:
+    """What a budget limits, with its unit where it depends on a device."""
+    cost = COSTS.get(key)
+    if cost is None or not cost.units:
+        return quantity(value)
+    if cost.step > 1:
+        return f"{value / cost.step / 1e6:,.6g} ms"
+    return f"{quantity(value)} {cost.unit}"
+
+
 def design_table(design: Design, budget: Budget | None = None) -> RenderableType:
     """Stages, totals (against ``budget`` where given) and the certificate of a design."""
     parts: list[RenderableType] = [_stages(design), _totals(design, budget or Budget())]
+    if design.device is not None:
+        parts += [Text(sentence) for sentence in memory_of(design, budget).sentences()]
     certificate = design.certificate
     if certificate is not None:
         claim = (
@@ -116,14 +129,14 @@ def _totals(design: Design, budget: Budget) -> Table:
     table.add_column("total")
     for header in ("value", "budget", "slack"):
         table.add_column(header, justify="right")
-    metrics = asdict(design.metrics)
+    metrics = design.metrics.content()
     for key in Budget.keys():  # noqa: SIM118 (no mapping)
         limit = getattr(budget, key)
         if limit is None and key not in metrics:
             continue
-        value = metrics[key] if key in metrics else design.spent(key)
+        value = metrics[key] if key == "effectiveness" else design.spent(key)
         slack = "" if limit is None else f"{(limit - value) / limit:.3%}"
-        table.add_row(key, quantity(value), "" if limit is None else quantity(limit), slack)
+        table.add_row(key, amount(key, value), "" if limit is None else amount(key, limit), slack)
     for key in ("entropy", "depth_penalty", "score"):
         table.add_row(key.replace("_", " "), f"{metrics[key]:,.4f}", "", "")
     return table
@@ -142,7 +155,7 @@ def space_table(spec: Spec, catalogue: Catalogue | None) -> RenderableType:
         inner = (_domain(segment.mid), _domain(segment.depth)) if segment.kind == "stage" else ("", "")
         output = _output(segment.time.out_frames, segment.out_size)
         table.add_row(_part(number, segment), *output, _domain(segment.channels), inner[0], kernel, inner[1], count)
-    limits = [f"{key} {quantity(limit)}" for key, limit in spec.budget.given.items()]
+    limits = [f"{key} {amount(key, limit)}" for key, limit in spec.budget.given.items()]
     return Group(
         table,
         Text(f"budgets: {', '.join(limits) or 'none'}"),

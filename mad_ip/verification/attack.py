@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, entropy
-from mad_ip.cost import COSTS
 from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design
 from mad_ip.errors import InputError
 from mad_ip.spec import Choice, Path, Spec
@@ -256,7 +255,7 @@ def evaluate(spec: Spec, values: list[Integers]) -> tuple[Floats, Floats]:
         first, rest = blocks.opening(segment, c_in, c, m, k), blocks.repeated(segment, c, m, k)
         head = blocks.closing(segment, c)
         for key, before in spent.items():
-            spent[key] = MERGE[COSTS[key].combine](before, own_cost(COSTS[key], first, rest, head, depth))
+            spent[key] = MERGE[spec.costs[key].combine](before, own_cost(spec.costs[key], first, rest, head, depth))
         more = depth - 1
         layers = layers + entropy.count(first) + more * entropy.count(rest)
         log_width = log_width + entropy.log_width_product(first) + more * entropy.log_width_product(rest)

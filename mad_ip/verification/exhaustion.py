@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, entropy
-from mad_ip.cost import COSTS, Cost
+from mad_ip.cost import Cost
 from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, Metrics, violations
 from mad_ip.errors import InputError, InternalError
 from mad_ip.spec import Choice, Path, Segment, Spec
@@ -172,7 +172,7 @@ def own_cost(
     """What a segment of ``depth`` blocks costs by itself, its layers as in :meth:`mad_ip.cost.Cost.of_segment`."""
     merge = MERGE[cost.combine]
     once: Any = functools.reduce(merge, [*cost.terms(first, True), *cost.terms(head, True)], 0)
-    again: Any = functools.reduce(merge, cost.terms(rest, False), 0)
+    again: Any = functools.reduce(merge, cost.terms(rest, False) if np.max(depth, initial=1) > 1 else (), 0)
     times = depth - 1 if cost.combine == "sum" else depth > 1
     return merge(once, times * again)
 
@@ -185,9 +185,11 @@ def check_costs(spec: Spec) -> None:
         # Unequal channels, so that a projection is counted.
         first = blocks.opening(segment, max(segment.sources) + c, c, m, k)
         rest, head = blocks.repeated(segment, c, m, k), blocks.closing(segment, c)
-        for cost in COSTS.values():
+        for key, cost in spec.costs.items():
+            if cost.of_device is not None and key not in spec.budget.given:
+                continue
             # Python integers have no limit; no maximum passes the sum.
-            once, again = [*cost.terms(first, True), *cost.terms(head, True)], list(cost.terms(rest, False))
+            once, again = [*cost.largest(first, True), *cost.largest(head, True)], cost.largest(rest, False)
             total += int(sum(once) + depth * sum(again))
     if total >= _LARGEST:
         raise InputError(f"{spec.source}: costs of up to {total} pass 64-bit integers, which cannot sum them")
@@ -354,8 +356,8 @@ class _Enumeration:
                 f"{spec.source}: the space holds {self.total} architectures; exhaustion takes at most {LIMIT}"
             )
         check_costs(spec)
-        limits = {key: limit for key, limit in spec.budget.given.items() if key in COSTS}
-        self.budgets = [COSTS[key] for key in limits]
+        limits = {key: limit for key, limit in spec.budget.given.items() if key in spec.costs}
+        self.budgets = [spec.costs[key] for key in limits]
         self.limits = [min(math.floor(limit), _LARGEST) for limit in limits.values()]
         rho = spec.budget.effectiveness
         self.rho = None if rho is None else rho * (1 + EFFECTIVENESS_TOLERANCE)

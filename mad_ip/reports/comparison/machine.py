@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
+
+from mad_ip.device import processor
 
 __all__ = ["machine", "versions"]
 
@@ -27,7 +28,7 @@ _PACKAGES = (
 def machine() -> dict[str, str]:
     """Processor, usable cores, memory, present load, operating system and Python, each in words."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(_cores()),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "load before the first run": f"{os.getloadavg()[0]:.1f} (average of a minute)",
@@ -45,15 +46,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return installed
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def _cores() -> int:
