@@ -9,13 +9,18 @@ from typing import Any
 
 from mad_ip import entropy
 from mad_ip.blocks import Layer
+from mad_ip.cost import COSTS
 from mad_ip.design import Design
+from mad_ip.device import Device
 from mad_ip.entropy import Level
 from mad_ip.errors import InputError
 from mad_ip.solve import solve
 from mad_ip.spec import Budget, Input, Objective, Space, Spec, Stage, Stem, Tail, default_weights
 
 __all__ = ["Contribution", "Optimum", "Score", "against", "default_spec", "of_design", "of_path"]
+
+
+_OF_DEVICES = tuple(key for key, cost in COSTS.items() if cost.of_device is not None)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Contribution:
 class Score:
     """A network as measured under a convention: MACs at batch 1, learnable numbers, counted layers, and levels.
 
+    ``device`` is what it takes on one, if asked: bytes of ``activation`` and ``flash``, nanoseconds of ``latency``.
     ``path`` holds the main-path layers of every level, empty for a design. ``profile`` has every level, weighted or
     not, with its resolution and what weight 1 would make of it.
     """
@@ -48,6 +54,7 @@ class Score:
     layers: int
     levels: tuple[Contribution, ...]
     frames: int | None = None
+    device: dict[str, int] = dataclasses.field(default_factory=dict)
     path: tuple[tuple[Layer, ...], ...] = dataclasses.field(default=(), repr=False)
     gated: bool = False
     profile: tuple[tuple[int, Level], ...] = dataclasses.field(default=(), repr=False)
@@ -56,7 +63,8 @@ class Score:
         """What is printed as JSON."""
         content = dataclasses.asdict(dataclasses.replace(self, path=(), profile=()))
         del content["path"], content["gated"], content["profile"]
-        return content
+        taken = content.pop("device")
+        return {**content, **taken}
 
     def under(self, spec: Spec) -> list[Level]:
         """The levels by the weights of a spec: one by one where they have its resolutions, else by resolution.
@@ -139,10 +147,16 @@ def of_path(
     )
 
 
-def of_design(design: Design, convention: str | None = None, resolution: int | None = None) -> Score:
+def of_design(
+    design: Design, convention: str | None = None, resolution: int | None = None, device: Device | None = None
+) -> Score:
     """The score of a design by its own weights, under its own convention and resolution unless others are given."""
     design = dataclasses.replace(
-        design, convention=convention or design.convention, resolution=resolution or design.resolution
+        design,
+        convention=convention or design.convention,
+        resolution=resolution or design.resolution,
+        # A design's own device has the times of its own layers only.
+        device=device or (design.device if resolution in (None, design.resolution) else None),
     )
     metrics = design.measure(0.0)
     channels = [design.stem.channels, *(stage.channels for stage in design.stages)]
@@ -156,6 +170,7 @@ def of_design(design: Design, convention: str | None = None, resolution: int | N
         image_channels=design.image_channels,
         macs=metrics.macs,
         params=metrics.params,
+        device={key: int(value) for key, value in metrics.content().items() if key in _OF_DEVICES},
     )
 
 

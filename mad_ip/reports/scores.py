@@ -7,6 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mad_ip.cost import COSTS
+from mad_ip.reports.table import amount
 from mad_ip.scoring import Optimum, Score
 
 __all__ = ["optimum_text", "score_table"]
@@ -26,7 +28,11 @@ def score_table(score: Score) -> RenderableType:
         f"entropy {score.entropy:,.4f}, effectiveness {score.effectiveness:.6g}, {score.macs:,} MACs, "
         f"{score.params:,} parameters, {score.layers} counted layers"
     )
-    return Group(table, Text(totals, style="bold"))
+    lines = [Text(totals, style="bold")]
+    if score.device:
+        taken = (f"{key} {amount(key, value * COSTS[key].step)}" for key, value in score.device.items())
+        lines.append(Text(f"on the device: {', '.join(taken)}", style="bold"))
+    return Group(table, *lines)
 
 
 def optimum_text(score: Score, optimum: Optimum) -> str:
