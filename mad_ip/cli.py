@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+_INTERPOLATE = "Fill what a table of times lacks between its rows."
+
 app = typer.Typer(
     help="Design convolutional networks by exact mathematical programming.",
     no_args_is_help=True,
@@ -60,6 +62,7 @@ def solve(
     json: Annotated[
         bool, typer.Option("--json", help="Print the design.json object (with --top: a list) and nothing else.")
     ] = False,
+    interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Solve a spec to a design with a certificate.
@@ -80,6 +83,8 @@ def solve(
                     f"{option} = {value}: {spec} is {kind.noun}, which has an exact method of its own; must be left out"
                 )
     problem = kind.load_spec(spec)
+    if interpolate:
+        problem = _interpolated(spec, kind, problem)
 
     from rich.console import Console
 
@@ -141,6 +146,7 @@ def verify(
     evaluations: Annotated[int, typer.Option(help="Architectures that the attack evaluates.")] = 1_000_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attack.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the bound (default: all cores).")] = None,
+    interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     write: Annotated[bool, typer.Option("--write", help="Store what was proven in the design.json.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -174,6 +180,8 @@ def verify(
     require_cnn(path)
     design = Design.read(path)
     problem = Spec.load(path.parent / "spec.toml" if spec is None else spec)
+    if interpolate:
+        problem = problem.interpolating()
     boxes = None if certificate is None else read_json(certificate)
     if certificate is not None and not isinstance(boxes, dict):
         raise InputError(f"{certificate}: must be a JSON object")
@@ -201,17 +209,39 @@ def verify(
 
 
 @app.command()
-def show(path: Annotated[Path, typer.Argument(help="A design.json or a spec.toml.")]) -> None:
+def show(
+    path: Annotated[Path, typer.Argument(help="A design.json or a spec.toml.")],
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Measure a design for a board or a device.toml.")
+    ] = None,
+    interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a design as a JSON object and nothing else.")] = False,
+) -> None:
     """Show a design, or the size of a spec's space and catalogue without solving it."""
     from mad_ip.files import read_bytes
-    from mad_ip.kinds import design_kind, spec_kind
+    from mad_ip.kinds import design_kind, require_cnn, spec_kind
 
     if path.suffix == ".json" or read_bytes(path).lstrip().startswith(b"{"):
         kind = design_kind(path)
-        _print(kind.design_table(kind.load_design(path)))
+        if device is not None:
+            require_cnn(path)
+        design = kind.load_design(path)
+        if interpolate and device is None:
+            raise InputError("--interpolate: fills the table of a --device; must be left out without one")
+        place = _place(device, interpolate)
+        if place is not None:
+            design = design.on(place)
+        budget = _budget_of(path, design, device)
+        if json:
+            sys.stdout.write(_shown(design, budget))
+        else:
+            _print(kind.design_table(design, budget))
+    elif device is not None or json:
+        raise InputError(f"{path}: is a spec; --device and --json are for a design.json")
     else:
         kind = spec_kind(path)
-        _print(kind.space_table(kind.load_spec(path)))
+        spec = kind.load_spec(path)
+        _print(kind.space_table(_interpolated(path, kind, spec) if interpolate else spec))
 
 
 @app.command()
@@ -242,12 +272,20 @@ def build(
 @app.command()
 def export(
     design: Annotated[Path, typer.Argument(help="The design.json to export.")],
-    kind: Annotated[str, typer.Option("--format", help="onnx, torch-export, safetensors, python or tinynas.")],
+    kind: Annotated[str, typer.Option("--format", help="onnx, torch-export, tflite, safetensors, python or tinynas.")],
     checkpoint: Annotated[
         Path | None, typer.Option(help="Trained weights: .safetensors, .pt or .pth (default: initial weights).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the file (beside the design).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights.")] = 0,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="tflite: a folder of images, or an .npy, to calibrate on (default: random ones)."),
+    ] = None,
+    quantised: Annotated[bool, typer.Option("--int8/--float32", help="tflite: numbers of the file.")] = True,
+    activation: Annotated[
+        str | None, typer.Option(help="tflite: ReLU or ReLU6 in the place of the design's own.")
+    ] = None,
 ) -> None:
     """Write the network for those who have no mad-ip, once it computes what the network computes."""
     from mad_ip.design import Design
@@ -260,8 +298,9 @@ def export(
     from mad_ip.networks.export import export as run
 
     target = out or default_path(design, kind)
-    run(content, kind, target, checkpoint=checkpoint, seed=seed)
-    _print(f"{target}: written")
+    options: dict[str, Any] = {"images": images, "quantised": quantised, "activation": activation}
+    fidelity = run(content, kind, target, checkpoint=checkpoint, seed=seed, **options)
+    _print(f"{target}: written" if fidelity is None else f"{target}: written, {fidelity}")
 
 
 @app.command()
@@ -279,6 +318,10 @@ def score(
     reference: Annotated[
         str | None, typer.Option("--against", help="A spec.toml, or default: a space around the network itself.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Measure memory and time, too, on a board or a device.toml.")
+    ] = None,
+    interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
     time_limit: Annotated[float, typer.Option(help="Seconds for each optimum.")] = math.inf,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
@@ -299,13 +342,14 @@ def score(
     _require_limits(time_limit, gap)
     _require_convention(convention)
     given = None if reference in (None, "default") else Spec.load(str(reference))
+    place = _place(device, interpolate)
     contents = []
     proven = True
     with _interruptible() as interrupted:
         for name in networks:
             if name.endswith(".json"):
                 require_cnn(name)
-                measured = of_design(Design.load(name), convention, resolution)
+                measured = of_design(Design.load(name), convention, resolution, place)
             else:
                 from mad_ip.networks import score as tracing
 
@@ -313,6 +357,10 @@ def score(
                 measured = tracing.score(
                     module, name=name, resolution=resolution or own, convention=convention or "paper"
                 )
+                if place is not None:
+                    from mad_ip.networks.trace_operations import on_device
+
+                    measured = on_device(measured, module, place)
             content = measured.content()
             if not json:
                 _print(score_table(measured))
@@ -335,23 +383,139 @@ def score(
 
 @app.command("import")
 def read(
-    structure: Annotated[Path, typer.Argument(help="The structure of the reference toolbox (TinyNAS).")],
-    resolution: Annotated[int, typer.Option(min=1, help="Input resolution.")] = 224,
-    classes: Annotated[int, typer.Option(min=0, help="Outputs of the head; 0: no head.")] = 1000,
+    structure: Annotated[
+        Path, typer.Argument(help="A structure of the reference toolbox (TinyNAS) or a network of MCUNet's zoo.")
+    ],
+    kind: Annotated[
+        str | None, typer.Option("--format", help="tinynas or mcunet (default: mcunet for .json, else tinynas).")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="Input resolution (default: MCUNet's own, 224 for TinyNAS).")
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Outputs of the head; 0: no head (default: MCUNet's own, 1000 for TinyNAS)."),
+    ] = None,
     convention: Annotated[str, typer.Option(help="paper or tinynas.")] = "paper",
     out: Annotated[Path | None, typer.Option(help="Where to write design.json (beside the structure).")] = None,
 ) -> None:
-    """Read a structure of the reference toolbox as a design.json; mad-ip export --format tinynas is the way back."""
-    from mad_ip import tinynas
+    """Read a network of another project as a design.json; mad-ip export --format tinynas is TinyNAS's way back."""
+    from mad_ip import mcunet, tinynas
     from mad_ip.reports.table import design_table
 
     _require_convention(convention)
+    kind = kind or ("mcunet" if structure.suffix == ".json" else "tinynas")
+    loaders: dict[str, Callable[..., Any]] = {"tinynas": tinynas.load, "mcunet": mcunet.load}
+    if kind not in loaders:
+        raise InputError(f"--format = {kind}: must be one of {', '.join(loaders)}")
     target = out or structure.with_suffix(".json")
     if target == structure:
         raise InputError(f"{structure}: the design.json would take its place; --out is needed")
-    design = tinynas.load(structure, resolution=resolution, classes=classes, convention=convention)
+    given = {"resolution": resolution, "classes": classes}
+    options = {key: value for key, value in given.items() if value is not None}
+    design = loaders[kind](structure, convention=convention, **options)
     design.save(target)
     _print(design_table(design))
+
+
+device_app = typer.Typer(help="How long layers and networks take on a device.", no_args_is_help=True)
+app.add_typer(device_app, name="device")
+
+
+@device_app.command("import")
+def import_table(
+    table: Annotated[Path, typer.Argument(help="A latency table of TinyNAS (plain or .gz) or of Once-for-all (YAML).")],
+    out: Annotated[Path, typer.Option(help="Where to write device.toml.")],
+    kind: Annotated[
+        str | None, typer.Option("--format", help="tinynas or once-for-all (default: by the table's first line).")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch whose times count; they are of the whole batch.")] = 1,
+    number_bytes: Annotated[
+        int, typer.Option("--bytes", min=1, max=8, help="Bytes of a number: 4 for fp32, 2 for fp16, 1 for int8.")
+    ] = 4,
+) -> None:
+    """Read a latency table of another project as a device.toml."""
+    from mad_ip import latency_tables
+    from mad_ip.files import require_folder
+
+    require_folder("--out", out)
+    found = latency_tables.read(table, kind, batch=batch, number_bytes=number_bytes)
+    latency_tables.write(found.device, out, found.measured())
+    for sentence in found.sentences():
+        _print(sentence)
+    _print(f"{out}: written")
+
+
+@device_app.command("profile")
+def device_profile(
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Whose layers to measure: spec.toml files.")],
+    out: Annotated[Path, typer.Option(help="Where to write device.toml.")],
+    runtime: Annotated[str, typer.Option(help="onnxruntime, torch (its CPU) or cuda.")] = "onnxruntime",
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    layers: Annotated[int, typer.Option(min=20, help="Layers to measure of every spec; a fifth is held out.")] = 240,
+    networks: Annotated[int, typer.Option(min=4, help="Networks to measure of every spec; a quarter held out.")] = 16,
+    name: Annotated[str, typer.Option(help="Name of the device (default: that of the processor).")] = "",
+    table: Annotated[
+        bool, typer.Option("--table", help="Write the times of a grid of layers, interpolated, instead of a model.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw predicted against measured: .svg or .png.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Measure the layers that a spec needs on this machine, fit a model of latency, and write device.toml."""
+    from rich.console import Console
+
+    from mad_ip.files import require_folder
+    from mad_ip.kinds import CNN, spec_kind
+    from mad_ip.profiling import load_spec, profile
+    from mad_ip.reports.device import line, profile_table, require_plot
+    from mad_ip.reports.device import plot as draw
+    from mad_ip.reports.terminal import progress
+
+    require_folder("--out", out)
+    if plot is not None:
+        require_plot(plot)
+    for path in specs:
+        if spec_kind(path) is not CNN:
+            raise InputError(f"{path}: has no convolutions to measure; must be a spec of a convolutional network")
+    problems = [load_spec(path) for path in specs]
+
+    from mad_ip.networks.timing import Runtime
+
+    chosen = Runtime(runtime, threads)
+    with progress(Console(stderr=True), quiet, line) as watch:
+        found = profile(problems, chosen, name=name, number=layers, whole=networks, seed=seed, table=table, watch=watch)
+    found.save(out)
+    if plot is not None:
+        draw(found, plot)
+    _print(profile_table(found))
+    _print(f"{out}: written")
+
+
+@device_app.command("measure")
+def device_measure(
+    design: Annotated[Path, typer.Argument(help="The design.json whose network is measured on this machine.")],
+    device: Annotated[
+        str | None, typer.Option(help="A device.toml that predicts it (default: the design's own device).")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="onnxruntime, torch (its CPU) or cuda.")] = "onnxruntime",
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+) -> None:
+    """Measure a whole network on this machine, beside its prediction and the noise of the measurement."""
+    from mad_ip.design import Design
+    from mad_ip.device import Device
+    from mad_ip.kinds import require_cnn
+    from mad_ip.profiling import compared
+    from mad_ip.reports.device import comparison_table
+
+    require_cnn(design)
+    content = Design.load(design)
+    named = None if device is None else Device.named(device)
+    own = content.device if content.device is not None and content.device.latency is not None else None
+
+    from mad_ip.networks.timing import Runtime
+
+    _print(comparison_table(compared(content, named or own, Runtime(runtime, threads))))
 
 
 @app.command()
@@ -380,6 +544,53 @@ def compare(
     with _interruptible() as interrupted:
         comparison.compare(specs, solver or [], settings, out, interrupted=interrupted)
     _print(f"{out / 'report.html'}: written")
+
+
+def _place(device: str | None, interpolate: bool) -> Any:
+    """The device named, with its table interpolated if asked."""
+    from mad_ip.device import Device
+
+    if device is None:
+        return None
+    place = Device.named(device)
+    return place.interpolating() if interpolate else place
+
+
+def _interpolated(path: Path, kind: Any, spec: Any) -> Any:
+    """A spec whose device's table is interpolated; raise :class:`InputError` for a kind that has no device."""
+    if not kind.profiles:
+        raise InputError(f"--interpolate: {path} is {kind.noun}, which has no device; must be left out")
+    return spec.interpolating()
+
+
+def _budget_of(path: Path, design: Any, device: str | None) -> Any:
+    """The budgets of a design: of the board that is named, else of the spec beside it that it came from."""
+    import hashlib
+
+    from mad_ip.device import BOARDS
+    from mad_ip.spec import Budget, Spec
+
+    if device is not None:
+        board = BOARDS.get(device)
+        return None if board is None else Budget(activation=board.activation, flash=board.flash)
+    beside = path.parent / "spec.toml"
+    if getattr(design, "device", None) is None or not beside.is_file():
+        return None
+    if hashlib.sha256(beside.read_bytes()).hexdigest() != design.spec_sha256:
+        return None
+    return Spec.load(beside).budget
+
+
+def _shown(design: Any, budget: Any) -> str:
+    """The design.json text, with where the memory of a device goes."""
+    from json import dumps, loads
+
+    from mad_ip.memory import memory_of
+
+    content = loads(design.to_json())
+    if getattr(design, "device", None) is not None:
+        content["memory"] = memory_of(design, budget).content()
+    return dumps(content, indent=2) + "\n"
 
 
 def _print(content: object) -> None:

@@ -20,7 +20,11 @@ NAMES = (
     "deepmad-r34",
     "deepmad-r50",
     "e3d-s",
+    "mcu-f412",
+    "mcu-f746",
+    "mcu-h743",
     "mobile",
+    "r18-latency",
     "resnet-basic",
     "toy",
 )
