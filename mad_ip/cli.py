@@ -436,9 +436,9 @@ def import_table(
 ) -> None:
     """Read a latency table of another project as a device.toml."""
     from mad_ip import latency_tables
-    from mad_ip.files import require_folder
+    from mad_ip.files import require_new
 
-    require_folder("--out", out)
+    require_new("--out", out, table)
     found = latency_tables.read(table, kind, batch=batch, number_bytes=number_bytes)
     latency_tables.write(found.device, out, found.measured())
     for sentence in found.sentences():
@@ -465,15 +465,16 @@ def device_profile(
     """Measure the layers that a spec needs on this machine, fit a model of latency, and write device.toml."""
     from rich.console import Console
 
-    from mad_ip.files import require_folder
+    from mad_ip.files import require_new
     from mad_ip.kinds import CNN, spec_kind
     from mad_ip.profiling import load_spec, profile
     from mad_ip.reports.device import line, profile_table, require_plot
     from mad_ip.reports.device import plot as draw
     from mad_ip.reports.terminal import progress
 
-    require_folder("--out", out)
+    require_new("--out", out, *specs)
     if plot is not None:
+        require_new("--plot", plot, out, *specs)
         require_plot(plot)
     for path in specs:
         if spec_kind(path) is not CNN:
@@ -486,10 +487,10 @@ def device_profile(
     with progress(Console(stderr=True), quiet, line) as watch:
         found = profile(problems, chosen, name=name, number=layers, whole=networks, seed=seed, table=table, watch=watch)
     found.save(out)
-    if plot is not None:
-        draw(found, plot)
     _print(profile_table(found))
     _print(f"{out}: written")
+    if plot is not None:
+        draw(found, plot)
 
 
 @device_app.command("measure")

@@ -12,7 +12,17 @@ from typing import Any
 
 from mad_ip.errors import InputError
 
-__all__ = ["finite", "named", "read_bytes", "read_json", "read_toml", "require_folder", "resource", "write_atomically"]
+__all__ = [
+    "finite",
+    "named",
+    "read_bytes",
+    "read_json",
+    "read_toml",
+    "require_folder",
+    "require_new",
+    "resource",
+    "write_atomically",
+]
 
 
 def named(key: str) -> str:
@@ -28,6 +38,21 @@ def finite(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def require_new(option: str, path: Path | str, *others: Path | str | None) -> None:
+    """Raise :class:`InputError` naming ``option`` unless a file can be put at ``path`` that is none of the ``others``.
+
+    For what takes minutes before it writes.
+    """
+    require_folder(option, path)
+    place = Path(path)
+    if place.is_dir():
+        raise InputError(f"{option} = {path}: is a folder; must be a file in one")
+    if any(other is not None and place.absolute() == Path(other).absolute() for other in others):
+        raise InputError(f"{option} = {path}: would take the place of another file of this command; must be another")
+    if not os.access(place.absolute().parent, os.W_OK):
+        raise InputError(f"{option} = {path}: cannot be written; a writable folder is needed")
 
 
 def require_folder(option: str, path: Path | str) -> None:

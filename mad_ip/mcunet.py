@@ -23,6 +23,8 @@ from mad_ip.spec import default_weights
 
 __all__ = ["load", "to_design"]
 
+_MOST_BLOCKS = 1000
+
 _TOP = ("name", "bn", "first_conv", "blocks", "feature_mix_layer", "classifier", "resolution")
 _BLOCK = "MobileInvertedResidualBlock"
 _INVERTED = "MBInvertedConvLayer"
@@ -73,6 +75,8 @@ def to_design(
     image_channels = stem.integer("in_channels", most=_LARGEST)
     channels = stem_channels = stem.integer("out_channels", most=_LARGEST)
     found = []
+    if len(top.tables("blocks", None)) > _MOST_BLOCKS:
+        raise InputError(f"{source}: blocks: must be at most {_MOST_BLOCKS} of them")
     for block in top.tables("blocks", None):
         if (choice := _stage(block, channels)) is not None:
             found.append(choice)

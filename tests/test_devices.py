@@ -490,3 +490,39 @@ def test_show_measures_any_design_for_a_device(tmp_path: Path) -> None:
     assert "--device = esp32: must be a device.toml or one of stm32f412, stm32f746, stm32h743" in done.stderr
     done = command("show", ROOT / "models/toy/spec.toml", "--device", "stm32f412")
     assert done.returncode == 2
+
+
+def test_commands_read_what_others_made(tmp_path: Path) -> None:
+    lines = tmp_path / "table.out"
+    lines.write_text("{Regular,1,3,32,32,16,3,2,0} 0.0078848\n{Regular,1,16,16,16,24,1,1,0} 1.5\n")
+    out = tmp_path / "device.toml"
+    done = command("device", "import", lines, "--out", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 of 2 measurements read" in done.stdout
+    assert Device.load(out).latency.rows[0].nanoseconds == 7885
+    lines.write_text("")
+    wrong = command("device", "import", lines, "--out", tmp_path / "none.toml")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "none.toml").exists()
+    network = tmp_path / "network.json"
+    network.write_text('{"name": "ProxylessNASNets"}')
+    wrong = command("import", network, "--out", tmp_path / "design.json")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    wrong = command("import", network, "--format", "keras", "--out", tmp_path / "design.json")
+    assert "--format = keras: must be one of tinynas, mcunet" in wrong.stderr
+
+
+def test_a_score_may_have_memory_and_time(tmp_path: Path) -> None:
+    device = tmp_path / "device.toml"
+    device.write_text('format = "mad-ip/device/1"\n' + AFFINE.replace("device.", ""))
+    done = command("score", ROOT / "models/toy/design.json", "torchvision:resnet18", "--device", device, "--json")
+    assert done.returncode == 0, done.stderr
+    design, resnet = json.loads(done.stdout)
+    own = Design.load(ROOT / "models/toy/design.json").on(Device.load(device)).metrics
+    assert [design[key] for key in ("activation", "flash", "latency")] == [own.activation, own.flash, own.latency]
+    # Weights and a channel's bias and scale: 11,689,512 numbers less two of every normalisation, and a bias per class.
+    channels = 64 + 4 * 64 + 5 * 128 + 5 * 256 + 5 * 512
+    assert resnet["flash"] == 11_689_512 - 2 * channels - 1000 + 8 * (channels + 1000)
+    assert resnet["latency"] > 0
+    plain = json.loads(command("score", ROOT / "models/toy/design.json", "--json").stdout)[0]
+    assert not {"activation", "flash", "latency", "device"} & set(plain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import re
 import subprocess
 import sys
 import tomllib
@@ -19,7 +20,7 @@ from torch import nn
 from mad_ip import profiling
 from mad_ip.cost import COSTS
 from mad_ip.design import Design
-from mad_ip.device import Affine, Device, Lookup, Operation, Rate
+from mad_ip.device import BOARDS, Affine, Device, Lookup, Operation, Rate
 from mad_ip.errors import InputError
 from mad_ip.networks import Network, timing
 from mad_ip.networks.score import load
@@ -204,8 +205,8 @@ def test_spec_is_read_without_its_device(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (("tvm", 1), "--runtime = tvm: must be one of onnxruntime, torch, cuda"),
-        (("torch", 0), "--threads = 0: must be an integer of at least 1"),
-        (("onnxruntime", -2), "--threads = -2: must be an integer of at least 1"),
+        (("torch", 0), "--threads = 0: must be an integer from 1 to 1024"),
+        (("onnxruntime", -2), "--threads = -2: must be an integer from 1 to 1024"),
     ],
 )
 def test_bad_runtimes(arguments: tuple[str, int], sentence: str) -> None:
@@ -234,7 +235,12 @@ def test_profile_writes_a_device_that_designs_can_be_solved_for(tmp_path: Path, 
     found = profiling.profile([spec], Runtime(), number=30, whole=8, table=table, watch=heard.append)
     assert {report.phase for report in heard} >= {"layers", "networks"}
     assert all(report.done <= report.total for report in heard)
-    assert sum(item.held for item in found.layers) == len(found.layers) // 5
+    held = [item.operations[0] for item in found.layers if item.held]
+    if table:
+        # No row of the table is a test of it.
+        assert not {operation[:7] for operation in held} & {row[:-1] for row in found.device.latency.rows}
+    else:
+        assert len(held) == len(found.layers) // 5
     assert sum(item.held for item in found.networks) == 2
 
     path = tmp_path / "device.toml"
@@ -345,6 +351,59 @@ def test_traced_operations_are_those_of_the_design(name: str) -> None:
     peak, where = live_numbers(network, design.resolution)
     assert 4 * peak == design.spent("activation")
     assert where
+    peak, _ = live_numbers(network, design.resolution, memory="in-place")
+    assert peak == design.on(BOARDS["stm32h743"].device).spent("activation")
+
+
+def test_one_pixel_is_no_head_and_a_stride_is_what_is_given() -> None:
+    """Of a network whose last features are of one pixel, and of a convolution without padding."""
+    module, _ = load("torchvision:mobilenet_v2")
+    kinds = Counter(operation.kind for operation in operations_of(module, 32, DEVICE))
+    assert kinds == {"dense": 1, "depthwise": 17, "pointwise": 34, "add": 10, "pool": 1, "head": 1}
+    (alone,) = operations_of(nn.Sequential(nn.Conv2d(3, 8, 7)), 9, DEVICE)
+    assert (alone.kind, alone.stride, alone.macs) == ("dense", 1, 9 * 8 * 3 * 49)
+
+
+def test_a_space_of_one_cost_has_networks(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    one = (
+        TOY.partition("[[stage]]")[0]
+        + '[[stage]]\nblock = "basic"\nstride = 2\nchannels = 8\nmid = 8\nkernel = 3\ndepth = 1\n'
+    )
+    path.write_text(re.sub(r"^channels = \[.*\]$", "channels = 8", one, flags=re.M))
+    spec = profiling.load_spec(path)
+    for number in range(4, 60):
+        assert len(profiling.networks(spec, number, np.random.default_rng(0))) == 1
+
+
+def test_a_place_is_refused_before_minutes_are_spent(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text(TOY)
+    profile = ["device", "profile", str(spec), "--quiet", "--out"]
+    measure = ["device", "measure", "models/toy/design.json"]
+    for arguments, sentence in (
+        ([*profile, str(tmp_path)], "is a folder; must be a file in one"),
+        ([*profile, str(spec)], "would take the place of another file of this command"),
+        ([*profile, str(tmp_path / "none" / "device.toml")], "its folder does not exist"),
+        (
+            [*profile, str(tmp_path / "a.svg"), "--plot", str(tmp_path / "a.svg")],
+            "would take the place of another file",
+        ),
+        ([*profile, str(tmp_path / "a.toml"), "--runtime", "tvm"], "--runtime = tvm: must be one of"),
+        ([*measure, "--threads", "99999999999"], "--threads = 99999999999: must be an integer from 1 to 1024"),
+        ([*measure, "--device", "none.toml"], "none.toml: cannot be read"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", "from mad_ip.cli import main; main()", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert sentence in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.toml"]
+    assert spec.read_text() == TOY
 
 
 @pytest.mark.parametrize(

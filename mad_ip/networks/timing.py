@@ -74,12 +74,12 @@ class Runtime:
         """Check that it runs here."""
         if self.name not in RUNTIMES:
             raise InputError(f"--runtime = {self.name}: must be one of {', '.join(RUNTIMES)}")
-        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 1:
-            raise InputError(f"--threads = {self.threads}: must be an integer of at least 1")
+        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 1 <= self.threads <= 1024:
+            raise InputError(f"--threads = {self.threads}: must be an integer from 1 to 1024")
         if self.name == "cuda" and not torch.cuda.is_available():
             raise InputError("--runtime = cuda: torch finds no CUDA device here; must be onnxruntime or torch")
         if self.name == "onnxruntime":
-            for package in ("onnx", "onnxruntime"):
+            for package in ("onnx", "onnxruntime", "onnxscript"):
                 try:
                     __import__(package)
                 except ImportError:

@@ -72,12 +72,12 @@ def operations_of(module: nn.Module, resolution: int, device: Device, image_chan
 
 
 def on_device(score: Score, module: nn.Module, device: Device) -> Score:
-    """The score with what the module takes on a device: ``plain`` memory, flash, and latency where times are known.
+    """The score with what the module takes on a device: memory by its layout, flash, latency where times are known.
 
     Raises :class:`InputError` for an operation of which there is no time.
     """
     operations = operations_of(module, score.resolution, device, score.image_channels)
-    numbers, _ = live_numbers(module, score.resolution, score.image_channels)
+    numbers, _ = live_numbers(module, score.resolution, score.image_channels, device.memory)
     taken = {
         "activation": numbers * device.activation_bytes,
         "flash": sum(int(operation.weights) for operation in operations),
@@ -88,14 +88,19 @@ def on_device(score: Score, module: nn.Module, device: Device) -> Score:
     return dataclasses.replace(score, device=taken)
 
 
-def live_numbers(module: nn.Module, resolution: int, image_channels: int = 3) -> tuple[int, str]:
+def live_numbers(module: nn.Module, resolution: int, image_channels: int = 3, memory: str = "plain") -> tuple[int, str]:
     """The most numbers that are kept at a time, and the operation during which: inputs, outputs, and what is needed
     later, of operations one after another; raise :class:`InputError` when the module cannot be traced.
+
+    ``memory`` is one of :data:`mad_ip.device.MEMORIES`: in place, depthwise convolutions and sums overwrite an input
+    that nothing needs later.
     """
     traced = _trace(module, resolution, image_channels)
     owner: dict[fx.Node, fx.Node] = {traced.image: traced.image}
     last: dict[fx.Node, int] = {}
     nodes = list(traced.graph.nodes)
+    places = {node: place for place, node in enumerate(nodes)}
+    used: dict[fx.Node, int] = {}
     for place, node in enumerate(nodes):
         sources = [source for source in node.all_input_nodes if source in owner]
         if not sources:
@@ -103,9 +108,16 @@ def live_numbers(module: nn.Module, resolution: int, image_channels: int = 3) ->
         for source in sources:
             last[owner[source]] = place
         if node.op == "call_function":
-            same = _in_place(node, [owner[source] for source in sources])
+            owned = [owner[source] for source in sources]
+            same = _in_place(node, owned)
+            if same is None and memory == "in-place" and _may_overwrite(node):
+                same = next((item for item in owned if used[item] <= place and item is not traced.image), None)
             owner[node] = node if same is None else same
             last[owner[node]] = place
+        if node in owner:
+            # The last use of all that lies in the same memory.
+            here = max((places[user] for user in node.users), default=place)
+            used[owner[node]] = max(used.get(owner[node], 0), here)
     peak, where = 0, ""
     live: set[fx.Node] = {traced.image}
     for place, node in enumerate(nodes):
@@ -191,6 +203,14 @@ def _in_place(node: fx.Node, sources: list[fx.Node]) -> fx.Node | None:
     return None
 
 
+def _may_overwrite(node: fx.Node) -> bool:
+    """Whether a runtime that works in place puts the output over an input: depthwise convolutions, and sums."""
+    if _operation(node) == "convolution":
+        image, weight = (_value(item).shape for item in node.all_input_nodes[:2])
+        return int(weight[1]) == 1 and int(weight[0]) == int(image[1]) > 1
+    return str(node.target) in _SUMS
+
+
 def _normalised(node: fx.Node) -> bool:
     """Whether it is a batch normalisation, or the first of its results."""
     return _operation(node) in _NORMS or ("getitem" in str(node.target) and bool(node.args[1] == 0))
@@ -247,8 +267,9 @@ class _Operations:
             raise self._unknown(node)
         c_in, c_out, k = int(before[1]), int(after[1]), int(shape[2])
         groups = c_in // int(shape[1])
-        stride = max(1, round(before[2] / after[2]))
-        if after[2] == 1 and before[2] == 1:
+        strides: Any = node.args[3]
+        stride = int(strides[0])
+        if k == 1 and groups == 1 and self._follows_pooling(image):
             kind = "head"
         elif groups > 1:
             kind = "depthwise" if groups == c_in else "grouped"
@@ -268,6 +289,12 @@ class _Operations:
             self._moved(image, node),
             c_out * (width * self.device.weight_bytes + self.device.channel_bytes),
         )
+
+    def _follows_pooling(self, node: fx.Node) -> bool:
+        """Whether features are those of a pooling to one pixel."""
+        while node in self.traced.features and _changes_nothing(node):
+            node = next(source for source in node.all_input_nodes if source in self.traced.features)
+        return str(node.target) in _POOLINGS
 
     def _linear(self, node: fx.Node) -> Operation:
         source = next(item for item in node.all_input_nodes if item in self.traced.features)

@@ -171,8 +171,10 @@ def load_images(path: Path, design: Design) -> Tensor:
     their centre and normalised as ``default_cfg(design)`` says; of more than 500, as many evenly spread over the sorted
     names. An .npy file holds normalised images: (N, C, H, W) or (N, H, W, C).
 
-    Raises :class:`InputError` where there are no such images.
+    Raises :class:`InputError` where there are no such images, and for clips.
     """
+    if design.frames is not None:
+        raise InputError(f"{design.name}: takes clips; a TFLite file takes images, and frames must be left out")
     return _from_folder(path, design) if path.is_dir() else _from_array(path, design)
 
 
@@ -599,6 +601,8 @@ def _from_folder(path: Path, design: Design) -> Tensor:
     for name in (names[n * len(names) // count] for n in range(count)):
         try:
             with Image.open(name) as opened:
+                if opened.mode[0] in "IF":
+                    raise InputError(f"{name}: has numbers of more than 8 bits ({opened.mode}); must have 8")
                 image = opened.convert(modes[design.image_channels])
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{name}: cannot be read ({error}); must be an image") from None
@@ -614,9 +618,9 @@ def _from_folder(path: Path, design: Design) -> Tensor:
 
 def _from_array(path: Path, design: Design) -> Tensor:
     try:
-        with path.open("rb") as stream:
-            images = np.lib.format.read_array(stream, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        # Mapped, so that a header that promises more than the file holds is refused before anything is read.
+        images = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"--images = {path}: cannot be read ({reason}); must be a folder or an .npy") from None
     channels, size, _ = design.input_shape
@@ -628,5 +632,5 @@ def _from_array(path: Path, design: Design) -> Tensor:
         )
     if not np.isfinite(images).all():
         raise InputError(f"--images = {path}: holds what is no finite number; must be finite")
-    found = torch.from_numpy(images)
+    found = torch.from_numpy(np.array(images))
     return found if images.shape[1:] == first else found.permute(0, 3, 1, 2)
