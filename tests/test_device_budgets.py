@@ -32,7 +32,7 @@ from mad_ip.verification.bound import bound
 
 V100 = Path(__file__).parent / "data" / "v100_fp32.csv"
 
-NUMBER = int(os.environ.get("MAD_IP_RANDOM_SPECS", "16"))
+NUMBER = int(os.environ.get("MAD_IP_RANDOM_SPECS", "10"))
 """Of specs of either kind; more for those who have minutes."""
 
 QUICK = settings(

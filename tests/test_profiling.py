@@ -326,7 +326,7 @@ def test_every_kind_of_layer_can_be_timed(runtime: str) -> None:
 
 
 @needs_onnxruntime
-@pytest.mark.parametrize("name", ["toy", "mcu-f412"])
+@pytest.mark.parametrize("name", ["toy"])
 def test_graphs_of_designs_are_those_that_are_exported(name: str) -> None:
     import onnx
 
