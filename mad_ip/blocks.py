@@ -83,6 +83,26 @@ class Layer:
         return (self.time.out_frames or 1) * self.out_size**2
 
     @property
+    def inputs(self) -> Amount:
+        """Numbers that enter."""
+        return (self.time.frames or 1) * self.in_size**2 * self.in_channels
+
+    @property
+    def outputs(self) -> Amount:
+        """Numbers that leave."""
+        return self.positions * self.out_channels
+
+    @property
+    def averaged(self) -> Amount:
+        """Numbers that are averaged before it."""
+        return self.pooled_frames * self.pooled**2 * self.in_channels
+
+    @property
+    def pool_stride(self) -> int:
+        """Stride and window of that averaging, in pixels."""
+        return -(-self.pooled // self.in_size)
+
+    @property
     def width(self) -> Amount:
         """``w = c_in k_t k^2 / groups`` (paper, Prop. 2)."""
         return self.in_channels // self.groups * self.time.kernel * self.kernel**2

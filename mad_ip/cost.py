@@ -21,7 +21,7 @@ from mad_ip.device import FEMTOSECONDS, Device, Lookup, Operation
 if TYPE_CHECKING:
     from mad_ip.blocks import Amount, Layer
 
-__all__ = ["COSTS", "Cost", "costs", "live", "macs", "operations", "params"]
+__all__ = ["COSTS", "Cost", "costs", "identity", "live", "macs", "operations", "params"]
 
 Terms: TypeAlias = "Callable[[Sequence[Layer], bool], Iterable[Amount]]"
 
@@ -118,72 +118,66 @@ def _unbound(layers: Sequence[Layer], opens: bool) -> Iterable[Amount]:
     raise TypeError("the cost depends on a device: mad_ip.cost.costs binds it to one")
 
 
-def _inputs(layer: Layer) -> Amount:
-    """Numbers that enter a layer."""
-    return (layer.time.frames or 1) * layer.in_size**2 * layer.in_channels
-
-
-def _outputs(layer: Layer) -> Amount:
-    """Numbers that leave it."""
-    return layer.positions * layer.out_channels
-
-
-def _pooled(layer: Layer) -> Amount:
-    """Numbers that are averaged before it."""
-    return layer.pooled_frames * layer.pooled**2 * layer.in_channels
+def identity(layers: Iterable[Layer]) -> Amount:
+    """Whether a block puts out the shape that it takes, so that identity can be its shortcut: 0 or 1."""
+    main = [layer for layer in layers if layer.role == "main"]
+    same = all(layer.stride == 1 and layer.time.stride == 1 for layer in main)
+    return (main[0].in_channels == main[-1].out_channels) * (1 if same else 0)
 
 
 def live(layers: Sequence[Layer], memory: str) -> Iterator[tuple[str, Amount]]:
     """Numbers that are kept while each operation of a block runs, or of the stem, the tail, the head, with its name.
 
-    Inputs, outputs, and what is needed later. ``memory`` is one of :data:`mad_ip.device.MEMORIES` (docs/devices.md).
+    Inputs, outputs, and what is needed later. ``memory`` is one of :data:`mad_ip.device.MEMORIES`, or ``arena``: plain
+    with all that TensorFlow Lite Micro keeps of inverted blocks (docs/devices.md).
     """
     if not layers:
         return
     first = layers[0]
     if first.role in ("stem", "tail"):
-        yield "convolution", _inputs(first) + _outputs(first)
+        yield "convolution", first.inputs + first.outputs
     elif first.role == "head":
-        yield "pooling", _pooled(first) + _inputs(first)
-        yield "classifier", _inputs(first) + _outputs(first)
+        yield "pooling", first.averaged + first.inputs
+        yield "classifier", first.inputs + first.outputs
     elif any(layer.depthwise for layer in layers):
-        yield from _inverted_live([layer for layer in layers if layer.role == "main"], memory)
+        yield from _inverted_live(layers, memory)
     else:
         yield from _residual_live(layers, memory)
 
 
-def _inverted_live(main: Sequence[Layer], memory: str) -> Iterator[tuple[str, Amount]]:
+def _inverted_live(layers: Sequence[Layer], memory: str) -> Iterator[tuple[str, Amount]]:
+    main = [layer for layer in layers if layer.role == "main"]
     *expansion, depthwise, project = main
-    before, wide, inside, after = _inputs(main[0]), _inputs(depthwise), _outputs(depthwise), _outputs(project)
-    kept = before * (main[0].in_channels == project.out_channels) * _keeps_size(main)
+    before, inside, after = main[0].inputs, depthwise.outputs, project.outputs
+    kept = before * identity(main)
     for layer in expansion:
-        yield "1x1 convolution", before + _outputs(layer)
+        yield "1x1 convolution", before + layer.outputs
     if not expansion:
         # Its input is the block's, which a depthwise convolution may not overwrite where it is needed later.
-        yield "depthwise convolution", wide + (inside if memory == "plain" else inside * (kept > 0))
+        yield "depthwise convolution", before + inside * ((memory != "in-place") | (kept > 0))
         yield "last 1x1 convolution", inside + after + kept
-        return
-    yield "depthwise convolution", wide + kept + (inside if memory == "plain" else 0)
-    yield "last 1x1 convolution", inside + after + (0 if memory == "plain" else kept)
+    else:
+        yield "depthwise convolution", depthwise.inputs + kept + (0 if memory == "in-place" else inside)
+        yield "last 1x1 convolution", inside + after + (0 if memory == "plain" else kept)
+    if memory == "arena":
+        yield "sum", 3 * kept
+        if any(layer.role == "squeeze" for layer in layers):
+            yield "product with the gate", kept + 2 * inside + depthwise.out_channels
 
 
 def _residual_live(layers: Sequence[Layer], memory: str) -> Iterator[tuple[str, Amount]]:
     main = [layer for layer in layers if layer.role == "main"]
-    before, after = _inputs(main[0]), _outputs(main[-1])
+    before, after = main[0].inputs, main[-1].outputs
     for number, layer in enumerate(main):
-        yield f"convolution {number + 1}", _inputs(layer) + _outputs(layer) + (before if number else 0)
+        yield f"convolution {number + 1}", layer.inputs + layer.outputs + (before if number else 0)
     for layer in layers:
         if layer.role != "shortcut":
             continue
         if layer.pooled:
-            yield "pooling of the shortcut", before + _inputs(layer) + after
-        source = _inputs(layer) if layer.pooled else before
-        yield "convolution of the shortcut", layer.present * (source + _outputs(layer) + after)
-    yield "sum", after * (3 if memory == "plain" else 2)
-
-
-def _keeps_size(layers: Sequence[Layer]) -> bool:
-    return all(layer.stride == 1 and layer.time.stride == 1 for layer in layers)
+            yield "pooling of the shortcut", before + layer.inputs + after
+        source = layer.inputs if layer.pooled else before
+        yield "convolution of the shortcut", layer.present * (source + layer.outputs + after)
+    yield "sum", after * (2 if memory == "in-place" else 3)
 
 
 def operations(layers: Sequence[Layer], device: Device) -> Iterator[Operation]:
@@ -220,7 +214,7 @@ def operations(layers: Sequence[Layer], device: Device) -> Iterator[Operation]:
 def _convolution(layer: Layer, device: Device) -> Iterator[Operation]:
     active = "" if layer.activation in ("", "ReLU") else f"+{layer.activation.lower()}"
     weights = layer.out_channels * (layer.width * device.weight_bytes + device.channel_bytes)
-    moved = device.activation_bytes * (_inputs(layer) + _outputs(layer))
+    moved = device.activation_bytes * (layer.inputs + layer.outputs)
     # A kernel may be one of many, of which 1 is another kind.
     small = layer.kernel == 1
     kinds: list[tuple[str, Any]] = [("pointwise", small * 1), ("dense", (1 - small * 1))]
@@ -245,15 +239,15 @@ def _convolution(layer: Layer, device: Device) -> Iterator[Operation]:
 
 
 def _pool(layer: Layer, device: Device) -> Operation:
-    stride = layer.pooled if layer.role == "head" else -(-layer.pooled // layer.in_size)
-    moved = device.activation_bytes * (_pooled(layer) + _inputs(layer))
+    stride = layer.pool_stride
+    moved = device.activation_bytes * (layer.averaged + layer.inputs)
     c = layer.in_channels
     return Operation("pool", c, 0, c, stride, stride, layer.pooled, moved=moved, present=layer.present)
 
 
 def _squeeze_excite(squeeze: Layer, excite: Layer, device: Device) -> Operation:
     """Reads its input twice and writes it once."""
-    moved = 3 * device.activation_bytes * _pooled(squeeze)
+    moved = 3 * device.activation_bytes * squeeze.averaged
     kept = [
         layer.out_channels * (layer.width * device.weight_bytes + device.channel_bytes) for layer in (squeeze, excite)
     ]
@@ -265,8 +259,8 @@ def _sum(layers: Sequence[Layer], main: Sequence[Layer], device: Device) -> Oper
     """Of the main path and the shortcut, where there is one."""
     last = main[-1]
     always = any(layer.role == "shortcut" for layer in layers)
-    present = 1 if always else (main[0].in_channels == last.out_channels) * (1 if _keeps_size(main) else 0)
-    moved = 3 * device.activation_bytes * _outputs(last)
+    present = 1 if always else identity(main)
+    moved = 3 * device.activation_bytes * last.outputs
     return Operation("add", last.out_channels, 0, last.out_channels, 1, 1, last.out_size, moved=moved, present=present)
 
 

@@ -58,7 +58,7 @@ Amount: TypeAlias = Any
 class Operation(NamedTuple):
     """What a runtime does for a layer, or a whole block where ``mid`` is not 0: a row of a table, but for its time.
 
-    ``kind`` is one of pointwise, dense, depthwise, squeeze-excite, pool, add and head, with ``+silu`` where an
+    ``kind`` is one of :data:`KINDS`, with ``+silu`` where an
     activation that no runtime fuses follows, or a family of blocks. ``size`` is the input resolution; ``macs``,
     ``moved`` and ``weights`` are multiply-accumulates, bytes read and written, and bytes of weights. ``present`` is 0
     where there is no such operation.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mad_ip.blocks import Layer
-from mad_ip.cost import live
+from mad_ip.cost import identity, live
 from mad_ip.design import Design
 from mad_ip.device import Lookup
 from mad_ip.spec import Budget
@@ -79,23 +79,8 @@ def memory_of(design: Design, budget: Budget | None = None) -> Memory:
 
 
 def arena_memory(design: Design) -> int:
-    """Numbers that TensorFlow Lite Micro keeps at its worst, of activations that are part of the operator before.
-
-    As ``plain``, with all that inverted blocks keep: the shortcut's source during the last convolution, three tensors
-    during a sum, and the gate that a squeeze-excite multiplies with.
-    """
-    most = 0
-    for _, layers in _parts(design):
-        most = max([most, *(int(numbers) for _, numbers in live(layers, "plain"))])
-        main = [layer for layer in layers if layer.role == "main"]
-        if not any(layer.depthwise for layer in main):
-            continue
-        inside, after = _values(main[-1], main[-1].in_size), main[-1].positions * main[-1].out_channels
-        same = main[0].in_channels == main[-1].out_channels and all(x.stride == x.time.stride == 1 for x in main)
-        kept = after * same
-        gate = main[-1].in_channels if any(layer.role == "squeeze" for layer in layers) else 0
-        most = max(most, inside + after + kept, 3 * kept, (kept + 2 * inside + gate) * (gate > 0))
-    return most
+    """Numbers that TensorFlow Lite Micro keeps at its worst, of activations that are part of the operator before."""
+    return max(int(numbers) for _, layers in _parts(design) for _, numbers in live(layers, "arena"))
 
 
 def tinyengine_memory(design: Design) -> int:
@@ -107,30 +92,20 @@ def tinyengine_memory(design: Design) -> int:
     tensors = sources = columns = kernels = 0
     for _, layers in _parts(design):
         path = [layer for layer in layers if layer.role in ("stem", "main", "tail", "head")]
-        body = [layer for layer in path if layer.role == "main"]
-        if body:
-            start, end = _values(body[0], body[0].in_size), body[-1].out_size ** 2 * body[-1].out_channels
-            shortcut = [layer for layer in layers if layer.role == "shortcut"]
-            identity = body[0].in_channels == body[-1].out_channels and all(layer.stride == 1 for layer in body)
-            if identity or shortcut:
-                sources = max(sources, start)
-                tensors = max(tensors, 2 * end)
+        main = [layer for layer in path if layer.role == "main"]
+        if main and (identity(main) or any(layer.role == "shortcut" for layer in layers)):
+            sources = max(sources, main[0].inputs)
+            tensors = max(tensors, 2 * main[-1].outputs)
         for layer in path:
-            before, after = _values(layer, layer.in_size), layer.out_size**2 * layer.out_channels
             if layer.depthwise:
-                tensors = max(tensors, before + 2 * layer.in_size**2)
+                tensors = max(tensors, layer.inputs + 2 * layer.in_size**2)
                 columns = max(columns, 2 * (layer.in_size + 2 * (layer.kernel // 2)) ** 2)
                 continue
-            tensors = max(tensors, before + after)
+            tensors = max(tensors, layer.inputs + layer.outputs)
             columns = max(columns, 4 * layer.kernel**2 * layer.in_channels)
             if layer.kernel > 1:
                 kernels = max(kernels, 2 * layer.kernel**2 * layer.in_channels * layer.out_channels)
-    return tensors + sources + columns + kernels + _TINYENGINE_STATIC
-
-
-def _values(layer: Layer, size: int) -> int:
-    """Numbers that enter a layer."""
-    return int((layer.time.frames or 1) * size**2 * layer.in_channels)
+    return int(tensors + sources + columns + kernels) + _TINYENGINE_STATIC
 
 
 def _parts(design: Design) -> Iterator[tuple[str, tuple[Layer, ...]]]:

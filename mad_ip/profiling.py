@@ -1,8 +1,8 @@
 """Profiles of devices: which layers a spec needs, the model fitted to their times, how well it predicts.
 
 ``mad-ip device profile`` measures layers of random designs of a spec and some of those designs as a whole, and fits one
-affine model to both at once: for every kind of layer, coefficients that are not negative and make the sum of squared
-relative errors least (docs/devices.md). Layers and networks of their own, not used for the fit, say how good it is.
+affine model to both at once, of coefficients that are not negative (:func:`fit`, docs/devices.md). Layers and networks
+of their own, not used for the fit, say how good it is.
 """
 
 from __future__ import annotations

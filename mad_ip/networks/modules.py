@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mad_ip.blocks import Family, Layer
+from mad_ip.cost import identity
 
 __all__ = ["ClipPool", "ConvNorm", "DropPath", "Residual", "SqueezeExcite", "chain", "init_weights", "total_stride"]
 
@@ -155,8 +156,7 @@ def _shortcut(layers: tuple[Layer, ...]) -> nn.Module | None:
             else:
                 path.insert(0, ClipPool(temporal_stride, stride))
         return path
-    unchanged = stride == 1 and temporal_stride == 1 and main[0].in_channels == main[-1].out_channels
-    return nn.Identity() if unchanged else None
+    return nn.Identity() if identity(main) else None
 
 
 def init_weights(module: nn.Module) -> None:

@@ -34,12 +34,12 @@ from mad_ip.errors import InputError
 from mad_ip.networks.measure import evaluating
 from mad_ip.scoring import Score, of_path
 
-__all__ = ["load", "score"]
+__all__ = ["POOLINGS", "PRODUCTS", "SUMS", "load", "score"]
 
 _COSTS = ("aten.convolution", "aten.addmm", "aten.mm")
-_SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
-_PRODUCTS = ("aten.mul.Tensor", "aten.mul_.Tensor")
-_POOLINGS = ("aten.mean.dim", "aten.amax.default", "aten._adaptive_avg_pool2d.default", "aten.sum.dim_IntList")
+SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
+PRODUCTS = ("aten.mul.Tensor", "aten.mul_.Tensor")
+POOLINGS = ("aten.mean.dim", "aten.amax.default", "aten._adaptive_avg_pool2d.default", "aten.sum.dim_IntList")
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +281,7 @@ class _Tracer:
         if isinstance(before, tuple | list):
             return features
         after = after[0] if isinstance(after, tuple | list) else after
-        pools = str(node.target) in _POOLINGS
+        pools = str(node.target) in POOLINGS
         # A window of all pixels; where there are 2 x 2, it may as well be that of a shortcut.
         pools |= str(node.target) == "aten.avg_pool2d.default" and max(before.shape[2:]) > 2
         if after.ndim <= 2 or (pools and math.prod(after.shape[2:]) == 1):
@@ -301,10 +301,10 @@ class _Tracer:
             one, other = sources
             if one.path is other.path and one.pooled == other.pooled:
                 return one
-            if operation in _PRODUCTS and one.pooled != other.pooled:
+            if operation in PRODUCTS and one.pooled != other.pooled:
                 self.gated = True
                 return other if one.pooled else one
-            if operation in _SUMS and not (one.pooled or other.pooled):
+            if operation in SUMS and not (one.pooled or other.pooled):
                 return self._add(one, other)
         raise InputError(
             f"{self.name}: {operation} combines features {_after(sources)}, which is not understood; only residual "

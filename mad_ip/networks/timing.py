@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from mad_ip import device
 from mad_ip.blocks import Layer, hidden_width
+from mad_ip.cost import identity
 from mad_ip.design import Design
 from mad_ip.device import Operation
 from mad_ip.errors import InputError
@@ -520,12 +521,12 @@ def _onnx_of_block(graph: _Graph, name: str, x: str, layers: Sequence[Layer], ac
             y = graph.layer(here, y, layer)
     if not main:
         return y
-    kept = main[0].in_channels == main[-1].out_channels and all(layer.stride == 1 for layer in main)
+    kept = identity(main)
     for layer in layers:
         if layer.role == "shortcut" and layer.present:
-            short = graph.pool(f"{name}.pool", x, -(-layer.pooled // layer.in_size)) if layer.pooled else x
+            short = graph.pool(f"{name}.pool", x, layer.pool_stride) if layer.pooled else x
             y = graph.add("Add", f"{name}.sum", y, graph.layer(f"{name}.shortcut", short, layer))
-            kept = False
+            kept = 0
     if kept:
         y = graph.add("Add", f"{name}.sum", y, x)
     return graph.activation("relu", f"{name}.sum", y) if activated else y

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from mad_ip.device import FEMTOSECONDS, Device, Operation
 from mad_ip.errors import InputError
 from mad_ip.networks.measure import evaluating
-from mad_ip.networks.score import _POOLINGS, _PRODUCTS, _SUMS
+from mad_ip.networks.score import POOLINGS, PRODUCTS, SUMS
 from mad_ip.scoring import Score
 
 __all__ = ["live_numbers", "on_device", "operations_of"]
@@ -76,8 +76,9 @@ def on_device(score: Score, module: nn.Module, device: Device) -> Score:
 
     Raises :class:`InputError` for an operation of which there is no time.
     """
-    operations = operations_of(module, score.resolution, device, score.image_channels)
-    numbers, _ = live_numbers(module, score.resolution, score.image_channels, device.memory)
+    traced = _trace(module, score.resolution, score.image_channels)
+    operations = list(_Operations(traced, device))
+    numbers, _ = _live(traced, device.memory)
     taken = {
         "activation": numbers * device.activation_bytes,
         "flash": sum(int(operation.weights) for operation in operations),
@@ -95,7 +96,10 @@ def live_numbers(module: nn.Module, resolution: int, image_channels: int = 3, me
     ``memory`` is one of :data:`mad_ip.device.MEMORIES`: in place, depthwise convolutions and sums overwrite an input
     that nothing needs later.
     """
-    traced = _trace(module, resolution, image_channels)
+    return _live(_trace(module, resolution, image_channels), memory)
+
+
+def _live(traced: _Traced, memory: str) -> tuple[int, str]:
     owner: dict[fx.Node, fx.Node] = {traced.image: traced.image}
     last: dict[fx.Node, int] = {}
     nodes = list(traced.graph.nodes)
@@ -197,7 +201,7 @@ def _in_place(node: fx.Node, sources: list[fx.Node]) -> fx.Node | None:
     """The tensor that a node overwrites or looks at, ``None`` where it needs one of its own."""
     if _changes_nothing(node):
         return sources[0]
-    if str(node.target) in _PRODUCTS:
+    if str(node.target) in PRODUCTS:
         numbers = math.prod(_value(node).shape)
         return next((source for source in sources if math.prod(_value(source).shape) == numbers), None)
     return None
@@ -208,7 +212,7 @@ def _may_overwrite(node: fx.Node) -> bool:
     if _operation(node) == "convolution":
         image, weight = (_value(item).shape for item in node.all_input_nodes[:2])
         return int(weight[1]) == 1 and int(weight[0]) == int(image[1]) > 1
-    return str(node.target) in _SUMS
+    return str(node.target) in SUMS
 
 
 def _normalised(node: fx.Node) -> bool:
@@ -224,7 +228,7 @@ class _Operations:
         self.device = device
         self.gates: set[fx.Node] = set()
         for node in traced.graph.nodes:
-            if node in traced.features and str(node.target) in _PRODUCTS:
+            if node in traced.features and str(node.target) in PRODUCTS:
                 self.gates |= set(self._gate(node))
 
     def __iter__(self) -> Iterator[Operation]:
@@ -239,15 +243,15 @@ class _Operations:
             yield self._convolution(node)
         elif name in _LINEAR:
             yield self._linear(node)
-        elif str(node.target) in _PRODUCTS:
+        elif str(node.target) in PRODUCTS:
             if gate := self._gate(node):
                 yield self._squeeze_excite(node, gate)
             elif not self._activates(node):
                 raise self._unknown(node)
-        elif str(node.target) in _SUMS:
+        elif str(node.target) in SUMS:
             if len([source for source in node.all_input_nodes if source in self.traced.features]) > 1:
                 yield self._sum(node)
-        elif str(node.target) in _POOLINGS or plain in ("avg_pool2d", "max_pool2d", "max_pool2d_with_indices"):
+        elif str(node.target) in POOLINGS or plain in ("avg_pool2d", "max_pool2d", "max_pool2d_with_indices"):
             yield self._pool(node)
         elif not _changes_nothing(node):
             raise self._unknown(node)
@@ -294,7 +298,7 @@ class _Operations:
         """Whether features are those of a pooling to one pixel."""
         while node in self.traced.features and _changes_nothing(node):
             node = next(source for source in node.all_input_nodes if source in self.traced.features)
-        return str(node.target) in _POOLINGS
+        return str(node.target) in POOLINGS
 
     def _linear(self, node: fx.Node) -> Operation:
         source = next(item for item in node.all_input_nodes if item in self.traced.features)
@@ -375,6 +379,6 @@ class _Operations:
             if item in found or item is large or item not in self.traced.features:
                 continue
             found.append(item)
-            if str(item.target) not in _POOLINGS:
+            if str(item.target) not in POOLINGS:
                 waiting += item.all_input_nodes
         return found
