@@ -22,6 +22,7 @@ from mad_ip.cost import Cost, operations
 from mad_ip.device import Lookup
 from mad_ip.errors import InputError
 from mad_ip.spec import Choice, Path, Segment, Spec
+from mad_ip.utility import AXES
 
 __all__ = ["LISTABLE", "Catalogue", "Options", "architectures", "build", "listed", "quantities", "raw_options"]
 
@@ -41,8 +42,8 @@ _AXES = ("c_in", "c", "depth", "kernel", "mid")
 class Options:
     """The options of one segment, sorted by ``(c_in, c, depth, kernel, mid)``.
 
-    All arrays have one entry per option: ``costs`` by budget, ``layers`` counted, ``log_width`` sigma. ``factor`` is
-    the convention's, by which entropies are multiplied.
+    All arrays have one entry per option: ``costs`` by budget, ``layers`` counted, ``log_width`` sigma, ``utility`` what
+    the choices are worth by themselves. ``factor`` is what entropies are multiplied by.
     """
 
     segment: Segment
@@ -54,6 +55,7 @@ class Options:
     costs: dict[str, Integers]
     layers: Integers
     log_width: Floats
+    utility: Floats
     factor: float
 
     def __len__(self) -> int:
@@ -92,14 +94,14 @@ class Options:
 
     @cached_property
     def gain(self) -> Floats:
-        """Entropy per unit of log-width at every node, ``alpha ln(f r^2 c)`` times the convention's factor."""
+        """What a unit of log-width is worth at every node, ``alpha ln(f r^2 c)`` times the factor."""
         segment = self.segment
         frames = segment.time.out_frames
         return np.asarray(self.factor * entropy.entropy_gain(segment.weight, segment.out_size, self.nodes, frames))
 
     def keep(self, mask: NDArray[np.bool_]) -> Options:
         """The options where ``mask`` is true."""
-        columns = {name: getattr(self, name)[mask] for name in (*_AXES, "layers", "log_width")}
+        columns = {name: getattr(self, name)[mask] for name in (*_AXES, "layers", "log_width", "utility")}
         return dataclasses.replace(self, costs={key: cost[mask] for key, cost in self.costs.items()}, **columns)
 
 
@@ -133,6 +135,14 @@ class Catalogue:
         """The options whose channels the neighbours take up."""
         return self.keep([np.ones(len(options), bool) for options in self.segments])
 
+    def valued(self, spec: Spec) -> Catalogue:
+        """The same options by another objective."""
+        segments = (
+            _options(spec, segment, {key: getattr(options, key) for key in _AXES})
+            for segment, options in zip(spec.segments, self.segments, strict=True)
+        )
+        return Catalogue(spec, tuple(segments))
+
     def path(self, chosen: Sequence[int]) -> Path:
         """The path that takes option ``chosen[s]`` of every segment."""
         return tuple(
@@ -148,7 +158,7 @@ class Catalogue:
             compared = [self.spec.costs[key] for key in options.costs]
             costs, _, log_width = quantities(options.segment, compared, c_in, *choice)
             fits = (options.c_in == c_in) & (options.c == choice.channels) & (options.depth == choice.depth)
-            fits &= options.log_width >= log_width
+            fits &= (options.log_width >= log_width) & (options.utility >= utility_of(options.segment, *choice))
             for key, cost in costs.items():
                 fits &= options.costs[key] <= cost
             found.append(int(np.flatnonzero(fits)[0]))
@@ -169,6 +179,19 @@ def quantities(
         entropy.count(first) + repeats * entropy.count(rest),
         entropy.log_width_product(first) + repeats * entropy.log_width_product(rest),
     )
+
+
+def utility_of(segment: Segment, c: Any, m: Any, k: Any, depth: Any) -> Any:
+    """What choices of a segment are worth by themselves, broadcast: 0 without a utility.
+
+    Added in one order, so that equal choices are worth the same to the last digit.
+    """
+    total: Any = 0.0
+    if segment.utility is not None:
+        for axis, values in zip(AXES, (c, m, k, depth), strict=True):
+            values = np.asarray(values)
+            total = total + segment.utility(axis, values.ravel()).reshape(values.shape)
+    return total
 
 
 def build(spec: Spec) -> Catalogue:
@@ -256,8 +279,8 @@ def _compared(spec: Spec) -> list[Cost]:
 
 def _options(spec: Spec, segment: Segment, columns: dict[str, Integers]) -> Options:
     """The options with these values, in order."""
-    axes = (columns[key] for key in ("c_in", "c", "mid", "kernel", "depth"))
-    costs, layers, log_width = quantities(segment, _compared(spec), *axes)
+    axes = [columns[key] for key in ("c", "mid", "kernel", "depth")]
+    costs, layers, log_width = quantities(segment, _compared(spec), columns["c_in"], *axes)
     zeros = np.zeros(len(columns["c"]), np.int64)
     return Options(
         segment,
@@ -265,7 +288,8 @@ def _options(spec: Spec, segment: Segment, columns: dict[str, Integers]) -> Opti
         costs={key: cost + zeros for key, cost in costs.items()},
         layers=layers + zeros,
         log_width=np.asarray(log_width) + 0.0 * zeros,
-        factor=entropy.entropy_factor(spec.convention),
+        utility=utility_of(segment, *axes) + 0.0 * zeros,
+        factor=entropy.entropy_factor(spec.convention, spec.objective.entropy),
     )
 
 
@@ -292,7 +316,9 @@ def _segment(spec: Spec, segment: Segment, before: Integers, after: Integers) ->
         keys = _compared(spec)
         values = (axes[key] for key in ("c_in", "c", "mid", "kernel", "depth"))
         costs, _, log_width = quantities(segment, [*keys, *(spec.costs[key] for key in limits)], *values)
-        compared = [np.broadcast_to(quantity, shape) for quantity in (*(costs[x.key] for x in keys), -log_width)]
+        worth = utility_of(segment, *(axes[key] for key in ("c", "mid", "kernel", "depth")))
+        less = (*(costs[x.key] for x in keys), -log_width, -worth)
+        compared = [np.broadcast_to(quantity, shape) for quantity in less]
         admissible = np.broadcast_to(carries[targets[start : start + step]][:, None, None, :], shape)
         for key, limit in limits.items():
             admissible = admissible & (costs[key] <= limit)

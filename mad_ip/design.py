@@ -21,7 +21,19 @@ from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
 from mad_ip.files import read_json, write_atomically
 from mad_ip.reader import Reader
-from mad_ip.spec import CONVENTIONS, TEMPORAL, Choice, Path, Segment, Spec, Time, segments, temporal, times
+from mad_ip.spec import (
+    CONVENTIONS,
+    TEMPORAL,
+    Choice,
+    Objective,
+    Path,
+    Segment,
+    Spec,
+    Time,
+    segments,
+    temporal,
+    times,
+)
 
 __all__ = [
     "EFFECTIVENESS_TOLERANCE",
@@ -76,7 +88,10 @@ class StageChoice:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a design is worth and costs; ``depth_penalty`` is beta Q, ``score = entropy - depth_penalty``."""
+    """What a design is worth and costs: ``score = entropy - depth_penalty``, of which the latter is beta Q.
+
+    Where the objective has utilities or another share of the entropy: ``share * entropy - depth_penalty + utility``.
+    """
 
     score: float
     entropy: float
@@ -85,13 +100,15 @@ class Metrics:
     macs: int
     params: int
     layers: int
+    share: float | None = None
+    utility: float | None = None
 
     def content(self) -> dict[str, float]:
         """As it is written."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceMetrics(Metrics):
     """On a device also bytes of ``activation`` and ``flash``, and nanoseconds of ``latency`` where times are known."""
 
@@ -174,18 +191,18 @@ class Design:
     device: Device | None = None
 
     @classmethod
-    def create(cls, *, beta: float, **structure: Any) -> Design:
-        """Build a design from its structure and measure it; ``beta`` weighs the depth penalty."""
+    def create(cls, *, beta: float = 10.0, objective: Objective | None = None, **structure: Any) -> Design:
+        """Build a design from its structure and measure it by an objective, the paper's with ``beta`` by default."""
         unmeasured = Metrics(0.0, 0.0, 0.0, 0.0, 0, 0, 0)
         design = cls(metrics=unmeasured, **structure)
-        return dataclasses.replace(design, metrics=design.measure(beta))
+        return dataclasses.replace(design, metrics=design.measure(beta if objective is None else objective))
 
     @classmethod
     def chosen(cls, spec: Spec, path: Path) -> Design:
         """The design of a path of a spec, measured from its layers."""
         stem = spec.stem
         return cls.create(
-            beta=spec.objective.depth_penalty,
+            objective=spec.objective,
             name=spec.name,
             spec_sha256=spec.sha256,
             convention=spec.convention,
@@ -302,33 +319,62 @@ class Design:
         bound = [key for key in self.costs if COSTS[key].of_device is not None]
         return DeviceMetrics(**own, **{key: int(COSTS[key].reported(self.spent(key))) for key in bound})
 
-    def measure(self, beta: float) -> Metrics:
-        """Recompute every metric from the layers, costs in exact integers."""
+    def measure(self, objective: Objective | float) -> Metrics:
+        """Recompute every metric from the layers, costs in exact integers, by an objective or the paper's beta."""
+        if not isinstance(objective, Objective):
+            objective = Objective(objective)
         levels = self.levels()
         h = entropy.entropy(levels, self.convention)
         depths = [segment.depth[0] for segment in self.segments if segment.penalised]
-        penalty = entropy.depth_penalty(depths, beta, self.convention)
+        penalty = entropy.depth_penalty(depths, objective.depth_penalty, self.convention)
+        share, utility = (None, None) if objective.is_plain else (objective.entropy, self._utility(objective))
         return self._metrics(
-            score=h - penalty,
+            score=_score(h, penalty, share, utility),
             entropy=h,
             depth_penalty=penalty,
             effectiveness=entropy.effectiveness(levels, self.convention),
             **{key: self.spent(key) for key in ("macs", "params", "layers")},
+            share=share,
+            utility=utility,
+        )
+
+    def _utility(self, objective: Objective) -> float:
+        """What the choices are worth by themselves; raise :class:`KeyError` for one that a table does not value."""
+        known = {utility.stage: utility for utility in objective.utilities}
+        return math.fsum(
+            float(term(segment.domains[axis])[0])
+            for segment in self.segments
+            if segment.key in known
+            for axis, term in known[segment.key].terms
         )
 
     def check(self, source: str = "design") -> None:
         """Raise :class:`InputError` when a stored metric differs from the one recomputed from the structure.
 
-        design.json does not hold beta: it is taken from the stored penalty, so that only a depth penalty and a score
-        changed together pass here; :func:`violations` checks them against a spec.
+        design.json does not hold the objective: beta is taken from the stored penalty, the share of the entropy and the
+        utility as they are stored, so that only those and a score changed together pass here; :func:`violations` checks
+        them against a spec.
         """
+        stored = self.metrics
         unit = self.measure(1.0)
-        beta = self.metrics.depth_penalty / unit.depth_penalty
+        beta = stored.depth_penalty / unit.depth_penalty
         if not (math.isfinite(beta) and beta >= 0):
             raise InputError(
-                f"{source}: metrics.depth_penalty = {self.metrics.depth_penalty!r}: must be finite and at least 0"
+                f"{source}: metrics.depth_penalty = {stored.depth_penalty!r}: must be finite and at least 0"
             )
-        self._compare(self.measure(beta), source)
+        if (stored.share is None) != (stored.utility is None) or (stored.share is not None and stored.share < 0):
+            raise InputError(
+                f"{source}: metrics.share = {stored.share!r}: must be at least 0, and there where metrics.utility is"
+            )
+        self._compare(self.rescored(unit), source)
+
+    def rescored(self, metrics: Metrics) -> Metrics:
+        """Metrics with this design's depth penalty, share and utility, which do not follow from a structure alone."""
+        own = self.metrics
+        score = _score(metrics.entropy, own.depth_penalty, own.share, own.utility)
+        return dataclasses.replace(
+            metrics, score=score, depth_penalty=own.depth_penalty, share=own.share, utility=own.utility
+        )
 
     def _compare(self, measured: Metrics, source: str) -> None:
         compare(self.metrics, measured, source, "does not match the structure, which gives", _METRIC_TOLERANCE)
@@ -438,6 +484,11 @@ class Design:
         return design
 
 
+def _score(h: float, penalty: float, share: float | None, utility: float | None) -> float:
+    """``share H - beta Q + utility``, the entropy and no utility by default."""
+    return (1.0 if share is None else share) * h - penalty + (utility or 0.0)
+
+
 def compare(stored: Any, measured: Any, source: str, verdict: str, absolute: float = 0.0) -> None:
     """Raise :class:`InputError` with ``verdict`` unless metrics are as measured: integers exactly, others to 1e-9.
 
@@ -505,7 +556,10 @@ def violations(spec: Spec, design: Design) -> list[str]:
     there = dataclasses.replace(design, device=spec.device)
     same = design.device is spec.device or _told(design) == _told(there)
     require(same, "the device, or its times of the network's layers, differ from the spec's")
-    measured = there.measure(spec.objective.depth_penalty)
+    if found and spec.objective.utilities:
+        # Tables value the choices of the spec's own domains.
+        return found
+    measured = there.measure(spec.objective)
     for key, limit in spec.budget.given.items():
         if key == "effectiveness":
             ratio = measured.effectiveness

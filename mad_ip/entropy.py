@@ -85,9 +85,9 @@ def entropy(levels: Sequence[Level], convention: str) -> float:
     return entropy_factor(convention) * math.fsum(level.gain * level.log_width for level in levels)
 
 
-def entropy_factor(convention: str) -> float:
-    """1 in the paper's convention, 1/2 in ``tinynas``."""
-    return 0.5 if convention == "tinynas" else 1.0
+def entropy_factor(convention: str, share: float = 1.0) -> float:
+    """What entropies are multiplied by: the ``share`` of an objective, half of it in ``tinynas``."""
+    return 0.5 * share if convention == "tinynas" else share
 
 
 def ratio(depth: Any, log_width: Any) -> Any:

@@ -199,6 +199,12 @@ class Formulation:
                 for c, gain in zip(segments[s].nodes, segments[s].gain, strict=True)
                 if segments[s].segment.weight > 0
             )
+            + _linear(
+                (model.x[s, o], float(worth))
+                for s in indices
+                if segments[s].segment.utility is not None
+                for o, worth in enumerate(segments[s].utility)
+            )
             - penalty,
             sense=pyo.maximize,
         )

@@ -78,7 +78,7 @@ class Reader:
         ]
 
     def record(self, key: str, kind: type[Any]) -> Any:
-        """A dataclass of texts, integers of at least 0, there or not, and numbers, read by its own annotations."""
+        """A dataclass of texts, integers of at least 0 and numbers, there or not, read by its own annotations."""
         reader = self.table(key, kind)
         values: dict[str, Any] = {}
         for item in dataclasses.fields(kind):
@@ -86,6 +86,8 @@ class Reader:
                 values[item.name] = reader.integer(item.name, least=0, default=None)
             elif item.type == "int":
                 values[item.name] = reader.integer(item.name, least=0)
+            elif item.type == "float | None":
+                values[item.name] = reader.number(item.name, default=None)
             elif item.type == "str":
                 values[item.name] = reader.text(item.name, empty=True)
             else:

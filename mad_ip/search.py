@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, entropy
+from mad_ip.catalogue import utility_of
 from mad_ip.spec import Choice, Path, Spec
 
 __all__ = ["POPULATION", "Population", "around", "evolve"]
@@ -52,7 +53,7 @@ class Population:
         """Score and total relative violation of budgets and space rules (0 where feasible), one for each row."""
         spec = self.spec
         values = [domain[rows[:, gene]] for gene, domain in enumerate(self.genes)]
-        violation, h = np.zeros(len(rows)), np.zeros(len(rows))
+        violation, h, worth = np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows))
         spent = {key: np.zeros(len(rows), np.int64) for key in spec.costs if getattr(spec.budget, key) is not None}
         carried, count = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
         depths = []
@@ -68,6 +69,7 @@ class Population:
             carried = carried + entropy.log_width_product(first) + (depth - 1) * entropy.log_width_product(rest)
             count = count + entropy.count(first) + (depth - 1) * entropy.count(rest)
             h = h + entropy.entropy_gain(segment.weight, segment.out_size, c, segment.time.out_frames) * carried
+            worth += utility_of(segment, c, m, k, depth)
             if spec.budget.effectiveness is not None and segment.bounded:
                 ratio = entropy.ratio(count, carried) / spec.budget.effectiveness
                 violation += np.maximum(0.0, ratio - 1) * (ratio > 1 + entropy.EFFECTIVENESS_TOLERANCE)
@@ -76,7 +78,7 @@ class Population:
         for key, value in spent.items():
             limit = getattr(spec.budget, key)
             violation += np.maximum(0.0, value / limit - 1) * (value > limit)
-        score = entropy.entropy_factor(spec.convention) * h
+        score = entropy.entropy_factor(spec.convention, spec.objective.entropy) * h + worth
         beta = spec.objective.depth_penalty
         penalty = entropy.penalty_of(entropy.spread(depths), len(depths), beta, spec.convention)
         return score - penalty, violation

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ _SCORE_TOLERANCE = 1e-6
 
 _PRECISION = 1e-8
 """A solver's tolerance of 1e-6 lets it prove no smaller gap than this (1e-6 in score); it counts as zero."""
+
+_SCORES = 2.0**13
+"""Scores that a solver's tolerances suit."""
 
 _ROUNDING = 1e-9
 """Relative slack on a bound that is computed in floating point."""
@@ -236,7 +240,7 @@ class _Solve:
         proven = found.bound == -math.inf
         if not proven and left is not None and not self.stopped():
             spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
-            proven = self._branch_and_cut(dataclasses.replace(left, spec=spec), found.dropped)
+            proven = self._branch_and_cut(left.valued(spec), found.dropped)
         if proven and not self.ranked:
             raise InfeasibleError(explain(self.spec, self.stopped))
         self._require_design()
@@ -274,7 +278,7 @@ class _Solve:
             if self.ranked:
                 formulation.assign(catalogue.chosen(self.ranked[0].path))
             problem, columns = compile_model(formulation.model, start=bool(self.ranked))
-            problem = dataclasses.replace(problem, choices=choices(formulation.model, columns))
+            problem = problem.scaled(1 / self.unit, choices(formulation.model, columns))
             self.model = Model(self.options, len(catalogue), *problem.shape, max(dropped, self._score))
             self._report()
 
@@ -282,7 +286,7 @@ class _Solve:
                 return Design.chosen(self.spec, catalogue.path(formulation.path(columns, values.tolist())))
 
             def follow(progress: Progress) -> bool:
-                self._lower(max(progress.bound, dropped))
+                self._lower(max(progress.bound * self.unit, dropped))
                 if progress.values is not None:
                     design = decoded(progress.values)
                     # A solver's tolerance may let a design pass that misses a budget; the end of the solve excludes it.
@@ -293,18 +297,18 @@ class _Solve:
             limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
             outcome = solve_apart(self.profile, problem, limits, follow)
             # The bound of an infeasible problem is -inf; every incumbent is a path of the formulation.
-            self._contradict(outcome.bound, self._score)
-            self._lower(max(outcome.bound, dropped))
+            proven = outcome.bound * self.unit
+            self._contradict(proven, self._score)
+            self._lower(max(proven, dropped))
             if outcome.values is None:
                 # Nothing was found: the incumbent stands.
                 return outcome.status == "infeasible"
             design = decoded(outcome.values)
             if not violations(self.spec, design):
-                _compare(
-                    problem.objective(outcome.values), design.measure(catalogue.spec.objective.depth_penalty).score
-                )
+                objective, unit = problem.objective(outcome.values) * self.unit, self.unit
+                _compare(objective, design.measure(catalogue.spec.objective).score, unit)
                 self._accept(design)
-                self._contradict(outcome.bound, self._score)
+                self._contradict(proven, self._score)
                 return outcome.status == "optimal"
             if outcome.status == "stopped":
                 return False
@@ -313,7 +317,7 @@ class _Solve:
     def _window(self, catalogue: Catalogue) -> Window | None:
         """The spreads of depths that a design at least as good as the incumbent can have.
 
-        ``H - beta Q >= score`` and ``H <= entropy_bound`` bound Q.
+        ``H - beta Q >= score`` and a bound on ``H``, with what choices are worth by themselves in it, bound Q.
         """
         spec = catalogue.spec
         beta = spec.objective.depth_penalty
@@ -323,9 +327,17 @@ class _Solve:
         spreads = attainable_spreads([tuple(np.unique(options.depth).tolist()) for options in penalised])
         window = Window(spreads, len(penalised), spec.convention)
         score = self._score
-        most = (_entropy_bound(catalogue) - score) / beta * (1 + _ROUNDING) + _ROUNDING
+        most = (_worth_bound(catalogue) - score) / beta * (1 + _ROUNDING) + _ROUNDING
         kept = tuple(s for s, q in zip(spreads, window.uniformities, strict=True) if q <= most)
         return Window(kept, len(penalised), spec.convention)
+
+    @cached_property
+    def unit(self) -> float:
+        """What a solver, whose tolerances are absolute, takes for 1: less where utilities make scores of few units."""
+        if self.spec.objective.is_plain:
+            return 1.0
+        largest = abs(decomposition.crude_bound(self.spec)) + self.spec.magnitude
+        return 2.0 ** math.floor(math.log2(largest / _SCORES)) if 0 < largest < _SCORES else 1.0
 
     def stopped(self) -> bool:
         """Whether the time limit is passed or the user wants to stop."""
@@ -386,7 +398,7 @@ class _Solve:
         score = design.metrics.score
         bound = float(max(self.bound, score))
         gap = relative_gap(score, bound)
-        proven = gap <= self.gap or bound - score <= _PRECISION * max(100.0, abs(score))
+        proven = gap <= self.gap or bound - score <= _PRECISION * max(100.0 * self.unit, abs(score))
         certificate = Certificate(
             backend=self.backend.name,
             version=self.backend.version,
@@ -401,12 +413,12 @@ class _Solve:
 
     def _contradict(self, bound: float, score: float) -> None:
         """Raise :class:`InternalError` when a claimed bound is below the score of a design at hand."""
-        if bound < score - _SCORE_TOLERANCE * max(1.0, abs(score)):
+        if bound < score - _SCORE_TOLERANCE * max(self.unit, abs(score)):
             raise InternalError(f"the bound {bound!r} is below the score {score!r} of a design")
 
 
-def _compare(objective: float, score: float) -> None:
-    if abs(objective - score) > _SCORE_TOLERANCE * max(1.0, abs(score)):
+def _compare(objective: float, score: float, unit: float) -> None:
+    if abs(objective - score) > _SCORE_TOLERANCE * max(unit, abs(score)):
         raise InternalError(
             f"the solver's objective {objective!r} is not the score {score!r} recomputed from the decoded network"
         )
@@ -423,14 +435,16 @@ def choices(model: Any, columns: Sequence[Any]) -> tuple[NDArray[np.int64], ...]
     return tuple(np.array(group) for group in chosen.values())
 
 
-def _entropy_bound(catalogue: Catalogue) -> float:
-    """An upper bound on the entropy: at every segment's end the largest gain times the largest log-width."""
+def _worth_bound(catalogue: Catalogue) -> float:
+    """An upper bound on the entropy in the score and the utility: at every segment's end the largest gain times the
+    largest log-width, and what the options are worth by themselves.
+    """
     _, high = paths.carried_bounds(catalogue)
     total = 0.0
     for s, options in enumerate(catalogue.segments):
         after = high[s][options.pair] + options.log_width
-        total += float(np.max(options.gain[options.pair_node][options.pair] * after))
-    return total
+        total += float(np.max(options.gain[options.pair_node][options.pair] * after + options.utility))
+    return total + _ROUNDING * catalogue.spec.magnitude
 
 
 def explain(spec: Spec, stopped: Callable[[], bool] = lambda: False) -> str:

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from mad_ip import cost
+from mad_ip import cost, utility
 from mad_ip.cost import Cost
 from mad_ip.device import BOARDS, Affine, Device, Lookup
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml
 from mad_ip.reader import REQUIRED, Reader
+from mad_ip.utility import Term, Utility
 
 __all__ = [
     "CONVENTIONS",
@@ -40,7 +41,9 @@ __all__ = [
     "Stage",
     "Stem",
     "Tail",
+    "Term",
     "Time",
+    "Utility",
     "default_weights",
     "segments",
     "times",
@@ -136,9 +139,21 @@ class Budget:
 
 @dataclass(frozen=True)
 class Objective:
-    """``depth_penalty`` is beta in ``H - beta Q`` (docs/formulation.md section 1)."""
+    """``entropy H - depth_penalty Q`` and what the choices are worth by themselves (docs/formulation.md section 1)."""
 
     depth_penalty: float = 10.0
+    entropy: float = 1.0
+    utilities: tuple[Utility, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the score is entropy less the depth penalty, as in the paper."""
+        return self.entropy == 1 and not self.utilities
+
+    def lines(self) -> list[str]:
+        """As it is written, without what the paper does not have."""
+        factor = [] if self.entropy == 1 else [f"entropy = {_toml(self.entropy)}"]
+        return [f"depth_penalty = {_toml(self.depth_penalty)}", *factor, *utility.toml(self.utilities)]
 
 
 @dataclass(frozen=True)
@@ -254,7 +269,7 @@ class Segment:
     block. ``weight`` is the entropy weight of the level that ends here, 0 where none does: the tail, where there is
     one, ends the last stage's level. A segment is ``bounded`` where the effectiveness budget, if any, applies at its
     end, and ``penalised`` where its depth is in Guideline 2's spread. ``classes`` is not 0 where the head follows,
-    ``ruled`` where the rules of the space hold.
+    ``ruled`` where the rules of the space hold. ``utility`` is what its choices are worth by themselves.
     """
 
     kind: Literal["stem", "stage", "tail"]
@@ -273,6 +288,18 @@ class Segment:
     depth: Domain = _NO_CHOICE
     penalised: bool = False
     classes: int = 0
+    utility: Utility | None = None
+
+    @property
+    def key(self) -> int | str:
+        """What a utility calls it: a stage by its number from 1, ``"stem"`` or ``"tail"``."""
+        return int(self.name.removeprefix("stage ")) if self.kind == "stage" else self.kind
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """The choices that there are, by axis."""
+        axes = utility.AXES if self.kind == "stage" else ("channels",)
+        return {axis: getattr(self, axis) for axis in axes}
 
     @property
     def ruled(self) -> bool:
@@ -378,7 +405,9 @@ class Spec:
     def segments(self) -> tuple[Segment, ...]:
         """Stem, stages and tail in forward order."""
         tail = None if self.tail is None else self.tail.channels
-        return segments(self, tail, self.input.channels, (self.input.resolution, *self.resolutions))
+        built = segments(self, tail, self.input.channels, (self.input.resolution, *self.resolutions))
+        known = {found.stage: found for found in self.objective.utilities}
+        return tuple(dataclasses.replace(part, utility=known.get(part.key)) for part in built)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is computed on demand, which cannot be pickled."""
@@ -394,6 +423,12 @@ class Spec:
         if self.device is None or not isinstance(self.device.latency, Lookup):
             raise InputError(f"{self.source}: --interpolate fills a table of times; device.latency must be one")
         return dataclasses.replace(self, device=self.device.interpolating())
+
+    @cached_property
+    def magnitude(self) -> float:
+        """No less than what the utilities of any architecture are worth, whatever the sign."""
+        parts = ((part.utility, part.domains) for part in self.segments)
+        return math.fsum(utility.magnitude(found, domains) for found, domains in parts if found is not None)
 
     @property
     def penalised(self) -> slice:
@@ -419,7 +454,7 @@ class Spec:
         tail = top.table("tail", Tail, optional=True)
         budget = top.table("budget", Budget.keys(), optional=True)
         device, own = _device(top)
-        objective = top.table("objective", Objective, optional=True)
+        objective = top.table("objective", ("depth_penalty", "entropy", "utility"), optional=True)
         space = top.table("space", Space, optional=True)
         return cls(
             name=top.text("name"),
@@ -431,7 +466,11 @@ class Spec:
                 frames=frames,
             ),
             budget=Budget(**own | {key: _limit(budget, key) for key in budget.values}),
-            objective=Objective(objective.number("depth_penalty", least=0, default=10.0)),
+            objective=Objective(
+                objective.number("depth_penalty", least=0, default=10.0),
+                objective.number("entropy", least=0, default=1.0),
+                utility.read(objective),
+            ),
             space=Space(
                 monotone=space.boolean("monotone", default=True),
                 growth=space.number("growth", positive=True, default=None),
@@ -479,6 +518,9 @@ class Spec:
             if section is None:
                 continue
             lines += ["", header]
+            if section is self.objective:
+                lines += self.objective.lines()
+                continue
             for key in Budget.keys() if section is self.budget else [item.name for item in fields(section)]:
                 value = getattr(section, key)
                 if value is not None and (self.input.frames is not None or key not in TEMPORAL):
@@ -612,6 +654,7 @@ def _check(spec: Spec) -> None:
         size //= stride
     _check_frames(spec)
     _check_device(spec)
+    utility.check(spec.objective.utilities, spec.source, {part.key: part.domains for part in spec.segments})
     resolutions = spec.resolutions
     for number, (stage, incoming, size) in enumerate(
         zip(spec.stages, resolutions[:-1], resolutions[1:], strict=True), start=1

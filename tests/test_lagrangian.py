@@ -194,7 +194,11 @@ def programs(spec: Spec, seed: int, **settings: Any) -> Any:
         program = Program(relaxation, box, **settings)
         assert not program.is_empty
         found = program.evaluate(random_multipliers(program, random))
-        assert found.path is not None
+        if found.path is None:
+            # A limit on a maximum may forbid all that is left in a part.
+            assert attempt > 0
+            assert spec.budget.maxima
+            continue
         values = [(*priced(spec, x, box, found), x) for x in everything if x.inside(box, total=False)]
         tolerance = 1e-9 * (1 + max(magnitude for _, magnitude, _ in values))
         yield program, found, [(value, x) for value, _, x in values], tolerance
@@ -424,7 +428,7 @@ def test_a_path_is_a_plane_below_the_dual(spec: Spec, seed: int) -> None:
         for at in range(search.counts[dual._TRACES]):
             path = path_of(search.traces.choices[at])
             (own,) = (x for _, x in values if x.path == path)
-            assert search.traces.entropy[at] == pytest.approx(own.best.entropy, rel=1e-12, abs=1e-12)
+            assert search.traces.worth[at] == pytest.approx(own.best.entropy, rel=1e-12, abs=1e-12)
             assert search.traces.spent[at] == pytest.approx(own.spent(spec), rel=1e-12)
             levels = [own.levels[s] for s in bounded_levels(spec)]
             assert search.traces.log_widths[at] == pytest.approx([carried for _, carried in levels], rel=1e-12)
@@ -496,7 +500,7 @@ def test_minimise_only_improves(spec: Spec, seed: int, hopeless: bool) -> None:
     assert found.best.value <= before.value
     assert (found.best.multipliers >= relaxation.least).all()
     assert program.evaluate(found.best.multipliers, found.best.tangents).value == found.best.value
-    assert len(found.weights) == len(found.heights) == len(found.traces.entropy)
+    assert len(found.weights) == len(found.heights) == len(found.traces.worth)
     assert (found.weights >= 0).all()
     assert found.weights.sum() == pytest.approx(1)
     assert {path_of(choices) for choices in found.traces.choices} <= {
@@ -587,7 +591,7 @@ def test_without_time_the_root_takes_one_evaluation(
     def counting(program: Program, *arguments: Any, **options: Any) -> Any:
         boxes.append(program.box)
         found = right(program, *arguments, **options)
-        assert program.box != whole(spec).tightened() or len(found.traces.entropy) == 1
+        assert program.box != whole(spec).tightened() or len(found.traces.worth) == 1
         return found
 
     monkeypatch.setattr(tree_module, "minimise", counting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from abc import ABC, abstractmethod
@@ -69,6 +70,10 @@ class Problem:
         from scipy.sparse import csc_array
 
         return csc_array((self.values, self.rows, self.starts), shape=self.shape)
+
+    def scaled(self, factor: float, choices: tuple[NDArray[np.int64], ...]) -> Problem:
+        """With the objective times a factor, a power of two so that nothing is rounded, and these choices."""
+        return dataclasses.replace(self, cost=self.cost * factor, offset=self.offset * factor, choices=choices)
 
     def objective(self, point: Floats) -> float:
         """The objective at a point."""

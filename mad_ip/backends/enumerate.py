@@ -23,7 +23,7 @@ _CHUNK = 1 << 17
 """Prefixes extended at a time; bounds the memory."""
 
 _ROUNDING = 1e-12
-"""Relative error of a score summed in another order than a design's own."""
+"""Error of a score summed in another order than a design's own, relative to it and to what cancels in it."""
 
 
 class Enumeration(Search):
@@ -73,12 +73,12 @@ class Enumeration(Search):
                 return findings
         if not found:
             return Findings("infeasible", -math.inf, (), seen)
-        return Findings("optimal", best + _ROUNDING * abs(best), found, seen)
+        return Findings("optimal", best + _ROUNDING * (abs(best) + spec.magnitude), found, seen)
 
 
 @dataclass(frozen=True)
 class _Prefixes:
-    """Paths through the first segments, one a row: their options, costs, log-width and entropy so far."""
+    """Paths through the first segments, one a row: their options, costs, log-width, entropy and utility so far."""
 
     path: Integers
     depth: Integers
@@ -86,7 +86,7 @@ class _Prefixes:
     costs: dict[str, Integers]
     layers: Integers
     log_width: Floats
-    entropy: Floats
+    worth: Floats
 
     @classmethod
     def empty(cls, spec: Spec) -> _Prefixes:
@@ -123,7 +123,9 @@ class _Prefixes:
             costs={key: cost[row] + segment.costs[key][option] for key, cost in self.costs.items()},
             layers=self.layers[row] + segment.layers[option],
             log_width=log_width,
-            entropy=self.entropy[row] + segment.gain[np.searchsorted(segment.nodes, c)] * log_width,
+            worth=self.worth[row]
+            + segment.gain[np.searchsorted(segment.nodes, c)] * log_width
+            + segment.utility[option],
         )
         kept = np.ones(len(row), bool)
         for key, limit in spec.budget.sums.items():
@@ -138,7 +140,7 @@ class _Prefixes:
         depth = self.depth[:, [segment.penalised for segment in spec.segments]]
         number, spread = depth.shape[1], entropy.spread(depth.T)
         penalty = entropy.penalty_of(spread, number, spec.objective.depth_penalty, spec.convention)
-        return np.asarray(self.entropy - penalty)
+        return np.asarray(self.worth - penalty)
 
 
 def _number_of_paths(catalogue: Catalogue) -> int:

@@ -108,13 +108,16 @@ def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda
 
 
 def crude_bound(spec: Spec) -> float:
-    """An upper bound on the entropy of every architecture, in no time: the largest gains times the widest paths."""
+    """An upper bound on the entropy in the score and the utility of every architecture, in no time: the largest gains
+    times the widest paths, and the most that choices are worth.
+    """
     program = relaxed(relaxation(spec), whole(spec), ranged=False)
     if program is None:
         return -math.inf
     numbers = program.tables.shapes[:, 1]
     widest = np.maximum.reduceat(program.high, np.cumsum(numbers) - numbers)
-    return math.fsum(program.gains * widest) * (1 + 1e-9)
+    worth = math.fsum(program.worths[:, 1])
+    return math.fsum(program.gains * widest) * (1 + 1e-9) + worth + 1e-9 * spec.magnitude
 
 
 @dataclass
@@ -207,14 +210,14 @@ class _Descent:
     def _begun(self) -> Tree | None:
         """Find a first design; the bound becomes minus infinity when it is proven that there is none.
 
-        Without a depth penalty no score is negative: a box whose bound is has no design. The tree that looks for one
-        is returned where neither was found.
+        With the paper's objective and no depth penalty no score is negative: a box whose bound is has no design. The
+        tree that looks for one is returned where neither was found.
         """
         first = self._guessed()
         if first is None or first.path is None:
             self.bound = -math.inf
             return None
-        start, scale = first.path, max(1.0, abs(first.value))
+        start, scale = first.path, max(1.0, abs(first.value), self.spec.magnitude)
         steps = min(_STEPS, _PER_VALUE * whole(self.spec).size)
 
         def walk(number: int) -> Path | None:
@@ -273,7 +276,7 @@ class _Descent:
         depths = tuple(choice.depth for choice in path)
         if depths not in self.climbed:
             self.climbed.add(depths)
-            scale = max(1.0, abs(self.score)) if self.ranked else self.bound
+            scale = max(1.0, abs(self.score if self.ranked else self.bound), self.spec.magnitude)
             self.judge(self.annealer.walk(path, bound, self.seed, _SHORT, _WARM, _COLD, scale))
 
     def surround(self) -> None:

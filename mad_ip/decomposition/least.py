@@ -21,7 +21,7 @@ def least(spec: Spec, budget: str) -> float:
     if budget in spec.budget.maxima:
         return float(_least_maximum(spec, budget))
     limit = getattr(spec.budget, budget)
-    alone = dataclasses.replace(spec, budget=Budget(**{budget: limit}), sha256="")
+    alone = dataclasses.replace(spec, budget=Budget(**{budget: limit}), objective=Objective(0.0), sha256="")
     if budget == "effectiveness":
         return paths.smallest_effectiveness(catalogue.build(_widest(alone)))
     program = _program(alone)

@@ -101,7 +101,7 @@ def _worth(genes: Any, space: _Space, prices: Any, spent: Any) -> tuple[float, f
         n, w, k, d = genes[s]
         sources, nodes, kernels, widths, _, entering = tables.shapes[s]
         pair, more = source * nodes + n, tables.depth[s, d] - 1
-        if w < whole[at[s, 8] + pair] or w >= whole[at[s, 9] + pair]:
+        if w < whole[at[s, 9] + pair] or w >= whole[at[s, 10] + pair]:
             return score, np.inf, 0.0
         inside = (n * kernels + k) * widths + w
         outside = (source * entering + min(k, entering - 1)) * widths + w
@@ -114,7 +114,7 @@ def _worth(genes: Any, space: _Space, prices: Any, spent: Any) -> tuple[float, f
             )
         carried += real[at[s, 4] + source] + real[at[s, 5] + inside] + more * real[at[s, 6] + inside]
         count += tables.layers[s] * (more + 1)
-        score += real[at[s, 7] + n] * carried
+        score += real[at[s, 7] + n] * carried + real[at[s, 8] + inside] + tables.depth_utility[s, d]
         if space.bounded[s]:
             # ln rho = ln D - S / D
             over = math.log(count) - carried / count - space.log_ratio

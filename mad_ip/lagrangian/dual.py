@@ -128,7 +128,7 @@ class _Search(NamedTuple):
 def _begun(program: Program, start: Bound | None, known: Traces, evaluations: int) -> _Search:
     """A search before its first evaluation."""
     multipliers, tangents = (program.start, program.tangents) if start is None else program.adopted(start)
-    box, bounded, number = program.relaxed, len(tangents), len(known.entropy) + evaluations + 1
+    box, bounded, number = program.relaxed, len(tangents), len(known.worth) + evaluations + 1
     size, terms = len(multipliers) + bounded, 3 + bounded
     traces = program.traces(number)
     for column, given in zip(traces, known, strict=True):
@@ -157,7 +157,7 @@ def _begun(program: Program, start: Bound | None, known: Traces, evaluations: in
         np.array(multipliers, float),
         np.array(tangents, float),
         np.array([0.0, _RADIUS, -math.inf, 1.0]),
-        np.array([0, len(known.entropy), evaluations, 0]),
+        np.array([0, len(known.worth), evaluations, 0]),
     )
 
 
@@ -195,7 +195,7 @@ def _select(search: _Search) -> None:
             total += traces.choices[i, s, 3]
         if box.first <= total <= box.last and passes.held(search.values, search.domains, traces.choices[i]):
             traces.choices[kept], traces.spent[kept] = traces.choices[i], traces.spent[i]
-            traces.log_widths[kept], traces.entropy[kept] = traces.log_widths[i], traces.entropy[i]
+            traces.log_widths[kept], traces.worth[kept] = traces.log_widths[i], traces.worth[i]
             kept += 1
     counts[_TRACES] = kept
 
@@ -254,7 +254,7 @@ def _add(search: _Search, at: int) -> None:
         gradient[number - 2] = -box.beta * ((depths**2).sum() / stages - chord)
         gradient[number - 1] = -total
     search.rows[at] = search.counts[_PLANES]
-    _plane(search, gradient, traces.entropy[at], 0)
+    _plane(search, gradient, traces.worth[at], 0)
 
 
 @inner

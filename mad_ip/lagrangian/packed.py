@@ -16,8 +16,8 @@ __all__ = ["Packed", "Segment", "packed", "part", "segment"]
 class Packed(NamedTuple):
     """The arrays of every :class:`mad_ip.lagrangian.tables.Table`, one after another.
 
-    ``shapes`` (segments, 6) are S, N, K, W, L and E, ``at`` (segments, 13) where the arrays of a segment begin: the
-    first 8 in ``real``, the others in ``whole``. ``depth`` (segments, L) is padded.
+    ``shapes`` (segments, 6) are S, N, K, W, L and E, ``at`` (segments, 14) where the arrays of a segment begin: the
+    first 9 in ``real``, the others in ``whole``. ``depth`` and ``depth_utility`` (segments, L) are padded.
     """
 
     rows: int
@@ -26,6 +26,7 @@ class Packed(NamedTuple):
     real: Any
     whole: Any
     depth: Any
+    depth_utility: Any
     layers: Any
     descending: Any
 
@@ -41,15 +42,17 @@ class Segment(NamedTuple):
     log_opening: Any
     log_again: Any
     gain: Any
+    utility: Any
     first_mid: Any
     end_mid: Any
     nodes: Any
     mid: Any
     kernel: Any
     depth: Any
+    depth_utility: Any
 
 
-_REAL, _WHOLE = Segment._fields[:8], Segment._fields[8:13]
+_REAL, _WHOLE = Segment._fields[:9], Segment._fields[9:14]
 """What is kept as real and as whole numbers."""
 
 
@@ -59,7 +62,7 @@ def packed(spec: Spec) -> Packed:
     rows = len(spec.budget.sums) + bool(spec.budget.maxima)
     domains = [(s.sources, s.channels, s.kernel, s.mid, s.depth, s.kernel) for s in segments]
     shapes = np.array([list(map(len, row)) for row in domains])
-    depth = np.zeros((len(segments), shapes[:, 4].max()))
+    depth, depth_utility = np.zeros((2, len(segments), shapes[:, 4].max()))
     layers, descending = np.empty(len(segments), np.int64), np.empty(len(segments), bool)
     # Where no kernel matters to what enters a block the rest is never touched.
     _, reals, wholes = _places(rows, shapes)
@@ -70,26 +73,26 @@ def packed(spec: Spec) -> Packed:
         for key, begin in zip((*_REAL, *_WHOLE), at[s], strict=True):
             values = np.ravel(getattr(table, key))
             (real if key in _REAL else whole)[begin : begin + len(values)] = values
-        depth[s, : len(table.depth)] = table.depth
+        depth[s, : len(table.depth)], depth_utility[s, : len(table.depth)] = table.depth, table.depth_utility
         layers[s], descending[s] = table.layers, table.descending
     at, reals, wholes = _places(rows, shapes)
-    return Packed(rows, shapes, at, real[:reals], whole[:wholes], depth, layers, descending)
+    return Packed(rows, shapes, at, real[:reals], whole[:wholes], depth, depth_utility, layers, descending)
 
 
 @compiled
 def _places(rows: int, shapes: Any) -> tuple[Any, int, int]:
     """Where every array begins, and the sizes of ``real`` and of ``whole``."""
-    at = np.empty((len(shapes), 13), np.int64)
+    at = np.empty((len(shapes), 14), np.int64)
     real, whole = 0, 0
     for s in range(len(shapes)):
         sources, nodes, kernels, widths, _, entering = shapes[s]
         inside, between = nodes * kernels * widths, sources * nodes
         costs = (rows * between, rows * sources * entering * widths, rows * inside, rows * inside)
-        for i, size in enumerate((*costs, sources, inside, inside, nodes)):
+        for i, size in enumerate((*costs, sources, inside, inside, nodes, inside)):
             at[s, i] = real
             real += size
         for i, size in enumerate((between, between, nodes, widths, kernels)):
-            at[s, 8 + i] = whole
+            at[s, 9 + i] = whole
             whole += size
     return at, real, whole
 
@@ -110,12 +113,14 @@ def segment(tables: Packed, s: int) -> Segment:
         real[at[5] : at[5] + inside].reshape((nodes, kernels, widths)),
         real[at[6] : at[6] + inside].reshape((nodes, kernels, widths)),
         real[at[7] : at[7] + nodes],
-        whole[at[8] : at[8] + between].reshape((sources, nodes)),
+        real[at[8] : at[8] + inside].reshape((nodes, kernels, widths)),
         whole[at[9] : at[9] + between].reshape((sources, nodes)),
-        whole[at[10] : at[10] + nodes],
-        whole[at[11] : at[11] + widths],
-        whole[at[12] : at[12] + kernels],
+        whole[at[10] : at[10] + between].reshape((sources, nodes)),
+        whole[at[11] : at[11] + nodes],
+        whole[at[12] : at[12] + widths],
+        whole[at[13] : at[13] + kernels],
         tables.depth[s, :depths],
+        tables.depth_utility[s, :depths],
     )
 
 
@@ -186,6 +191,7 @@ def part(full: Packed, values: Integers, counts: Integers) -> tuple[Packed, Any]
         for i in range(len(sources)):
             before[i] &= (follows[i] & _slice(kept, starts, 4 * s)).any()
     shapes, depth = np.empty_like(full.shapes), np.zeros((number, counts[:, 3].max()))
+    depth_utility = np.zeros_like(depth)
     chosen, left = np.empty_like(places), 0
     ends = np.zeros(number + 1, np.int64)
     for s in range(number):
@@ -195,13 +201,15 @@ def part(full: Packed, values: Integers, counts: Integers) -> tuple[Packed, Any]
         sources, entering = (left if s > 0 else 1), (counts[s, 2] if full.shapes[s, 5] > 1 else 1)
         shapes[s] = (sources, len(nodes), counts[s, 2], counts[s, 1], counts[s, 3], entering)
         depth[s, : counts[s, 3]] = _slice(values, starts, 4 * s + 3)
+        taken = _positions(depth[s, : counts[s, 3]], full.depth[s, : full.shapes[s, 4]])
+        depth_utility[s, : counts[s, 3]] = full.depth_utility[s][taken]
         left = len(nodes)
     at, real, whole = full.at, full.real, full.whole
     smaller = (shapes[:, :4] != full.shapes[:, :4]).any()
     if smaller:
         at, reals, wholes = _places(full.rows, shapes)
         real, whole = np.empty(reals), np.empty(wholes, np.int64)
-    tables = Packed(full.rows, shapes, at, real, whole, depth, full.layers, full.descending)
+    tables = Packed(full.rows, shapes, at, real, whole, depth, depth_utility, full.layers, full.descending)
     for s in range(number if smaller else 0):
         mid, kernel = _slice(places, starts, 4 * s + 1), _slice(places, starts, 4 * s + 2)
         sources = _slice(chosen, ends, s - 1) if s > 0 else origin
@@ -233,6 +241,7 @@ def _copy(full: Segment, part: Segment, sources: Any, nodes: Any, mid: Any, kern
                 part.mid[w] = full.mid[mid[w]]
                 part.log_opening[j, k, w] = full.log_opening[nodes[j], kernel[k], mid[w]]
                 part.log_again[j, k, w] = full.log_again[nodes[j], kernel[k], mid[w]]
+                part.utility[j, k, w] = full.utility[nodes[j], kernel[k], mid[w]]
                 for b in range(len(full.pair)):
                     part.opening[b, j, k, w] = full.opening[b, nodes[j], kernel[k], mid[w]]
                     part.again[b, j, k, w] = full.again[b, nodes[j], kernel[k], mid[w]]

@@ -26,7 +26,8 @@ class Relaxed(NamedTuple):
 
     ``tables`` are what the box leaves; ``low`` and ``high`` the range of the log-width at every node, one segment after
     another, ``most`` the largest after the last. For every segment, ``gains`` are the largest and ``largest``
-    (segments, rows) no less than what any option costs. ``budgets`` of the rows are priced, the ``bounded`` segments
+    (segments, rows) no less than what any option costs; the terms of utilities of any path are no more than ``utility``
+    in magnitude. ``budgets`` of the rows are priced, the ``bounded`` segments
     have a price of effectiveness, those from ``penalised`` to before ``end`` a depth penalty with a total from
     ``first`` to ``last``. ``variances`` are the attainable V and ``uniformities`` Q at each. ``layers`` are all numbers
     of layers that a bounded segment may have, one such segment after another from ``starts`` on, and ``floors`` phi of
@@ -39,6 +40,7 @@ class Relaxed(NamedTuple):
     most: float
     gains: Any
     largest: Any
+    utility: float
     budgets: int
     bounded: Any
     penalised: int
@@ -57,21 +59,23 @@ class Relaxed(NamedTuple):
 
 class Terms(NamedTuple):
     """What a path pays: ``prices`` of the rows of costs, ``per_depth`` (segments, L) and, per unit of the log-width at
-    the end of a segment, ``slopes`` for its effectiveness.
+    the end of a segment, ``slopes`` for its effectiveness. ``utility``: what it is worth by itself counts.
     """
 
     prices: Any
     per_depth: Any
     slopes: Any
+    utility: bool
 
 
 class Traces(NamedTuple):
-    """Paths with what each adds to a Lagrangian: ``choices`` (M, segments, 4), the entropy (M), what it spends of each
-    budget in units of the budget (M, B), and the log-width up to every bounded segment (M, bounded).
+    """Paths with what each adds to a Lagrangian: ``choices`` (M, segments, 4), the entropy in the score with what the
+    choices are ``worth`` by themselves (M), what it spends of each budget in units of the budget (M, B), and the
+    log-width up to every bounded segment (M, bounded).
     """
 
     choices: Any
-    entropy: Any
+    worth: Any
     spent: Any
     log_widths: Any
 
@@ -143,21 +147,26 @@ def _terms(box: Relaxed, multipliers: Any, tangents: Any) -> tuple[Terms, float,
         constant += max(total * box.first, total * box.last)
         magnitude += box.beta * abs(minorant) + 2 * bend * box.variances[place] + product + abs(total) * box.last
     for s in range(len(slopes)):
+        per_depth[s] -= tables.depth_utility[s]
         magnitude += (box.gains[s] + slopes[s]) * box.most
         # Nothing is added up with what is forbidden.
         for b in range(number):
             magnitude += box.largest[s, b] * budgets[b]
-    return Terms(_prices(tables, budgets), per_depth, slopes), constant, ROUNDING * magnitude
+    magnitude += box.utility
+    return Terms(_prices(tables, budgets), per_depth, slopes, box.utility > 0), constant, ROUNDING * magnitude
 
 
 @inner
 def _priced(tables: Packed, terms: Terms, s: int) -> Prices:
     """The options of a segment with a price for every unit of a budget, and one for every depth."""
     here, per_depth = segment(tables, s), terms.per_depth[s, : tables.shapes[s, 4]]
+    opening = kernels.summed(here.opening, terms.prices)
+    if terms.utility:
+        opening -= here.utility
     return Prices(
         kernels.summed(here.pair, terms.prices),
         kernels.summed(here.entering, terms.prices),
-        kernels.summed(here.opening, terms.prices),
+        opening,
         kernels.summed(here.again, terms.prices),
         here.log_source,
         here.log_opening,
@@ -171,17 +180,18 @@ def _priced(tables: Packed, terms: Terms, s: int) -> Prices:
 
 
 @compiled
-def opened(full: Packed, widest: Any, values: Any, counts: Any) -> tuple[Packed, Any, Any, Any, float, Any, Any]:
+def opened(full: Packed, widest: Any, values: Any, counts: Any) -> tuple[Packed, Any, Any, Any, float, Any, Any, Any]:
     """What a box leaves of the tables, as :func:`mad_ip.lagrangian.packed.part` does, and the range of the log-width at
     every node, up to ``widest`` of the full tables' nodes, with the largest of them after the last segment; for every
-    segment, the largest gain, and no less than what any option costs of each row.
+    segment, the largest gain, the least and the most that options are worth by themselves, and no less than what any
+    costs of each row.
 
     The range is that from the narrowest to the widest prefix, rounded outward.
     """
     tables, chosen = part(full, values, counts)
     number = len(tables.shapes)
     low, high = np.empty(len(chosen)), np.empty(len(chosen))
-    gains, largest = np.empty(number), np.empty((number, tables.rows))
+    gains, worths, largest = np.empty(number), np.empty((number, 2)), np.empty((number, tables.rows))
     least_before, most_before, most = np.zeros(1), np.zeros(1), 0.0
     begin, offset = 0, 0
     for s in range(number if (tables.shapes[:, 1] > 0).all() else 0):
@@ -206,11 +216,12 @@ def opened(full: Packed, widest: Any, values: Any, counts: Any) -> tuple[Packed,
             high[n] = max(min(high[n], widest[offset + chosen[n]]), low[n])
             most = max(most, high[n])
         gains[s] = here.gain.max()
+        worths[s] = here.utility.min() + here.depth_utility.min(), here.utility.max() + here.depth_utility.max()
         for b in range(tables.rows):
             outside = here.pair[b].max() + here.entering[b].max()
             largest[s, b] = outside + here.opening[b].max() + last * here.again[b].max()
         begin, offset = end, offset + full.shapes[s, 1]
-    return tables, chosen, low, high, most, gains, largest
+    return tables, chosen, low, high, most, gains, worths, largest
 
 
 @inner
@@ -262,7 +273,7 @@ def evaluate(box: Relaxed, multipliers: Any, tangents: Any, traces: Traces, at: 
     value = values[line] + constant + margin
     choices, spent = traces.choices[at], traces.spent[at]
     spent[:] = 0.0
-    entropy, carried = 0.0, 0.0
+    worth, carried = 0.0, 0.0
     for s in range(number):
         here, lines = segment(tables, s), ahead[number - 1 - s]
         n = lines.node[line]
@@ -272,13 +283,13 @@ def evaluate(box: Relaxed, multipliers: Any, tangents: Any, traces: Traces, at: 
             spent[b] += here.pair[b, source, n] + here.entering[b, source, e, w]
             spent[b] += here.opening[b, n, k, w] + repeats * here.again[b, n, k, w]
         carried += here.log_source[source] + here.log_opening[n, k, w] + repeats * here.log_again[n, k, w]
-        entropy += here.gain[n] * carried
+        worth += here.gain[n] * carried + here.utility[n, k, w] + here.depth_utility[d]
         if placed < len(box.bounded) and box.bounded[placed] == s:
             traces.log_widths[at, placed] = carried
             placed += 1
         choices[s] = (here.nodes[n], here.mid[w], here.kernel[k], int(here.depth[d]))
         source, line = n, lines.origin[line]
-    traces.entropy[at] = entropy
+    traces.worth[at] = worth
     return value  # type: ignore[no-any-return]
 
 
@@ -302,7 +313,7 @@ def _nothing(prices: Prices) -> Values:
 @compiled
 def prefixes(tables: Packed, budgets: Any, slope: float) -> Any:
     """At every node the largest ``slope S - price`` of a path up to it, by prices of the ``budgets``."""
-    terms = Terms(_prices(tables, budgets), np.zeros(tables.depth.shape), np.zeros(len(tables.depth)))
+    terms = Terms(_prices(tables, budgets), np.zeros(tables.depth.shape), np.zeros(len(tables.depth)), False)
     found, begin = np.empty(tables.shapes[:, 1].sum()), 0
     known = np.zeros(1)
     for s in range(len(tables.shapes)):
@@ -319,7 +330,7 @@ def prefixes(tables: Packed, budgets: Any, slope: float) -> Any:
 @compiled
 def suffixes(tables: Packed, budgets: Any) -> Any:
     """At every node the largest ``-price`` of a path after it, by prices of the ``budgets``."""
-    terms = Terms(_prices(tables, budgets), np.zeros(tables.depth.shape), np.zeros(len(tables.depth)))
+    terms = Terms(_prices(tables, budgets), np.zeros(tables.depth.shape), np.zeros(len(tables.depth)), False)
     known = np.zeros(tables.shapes[-1, 1])
     found, end = np.zeros(tables.shapes[:, 1].sum()), tables.shapes[:-1, 1].sum()
     for s in range(len(tables.shapes) - 1, 0, -1):

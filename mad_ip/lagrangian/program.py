@@ -33,6 +33,9 @@ __all__ = ["Bound", "Program", "Relaxation", "path_of", "relaxed"]
 _PRICES = np.geomspace(0.02, 20, 10)
 """Prices of a budget, in units of the widest path, that bound what a path carries."""
 
+_TINY = 1e-6
+"""A score below which a natural step is no smaller."""
+
 _LARGE = 1 << 20
 """Elementary steps of an evaluation, for one line at every node, above which a box is large."""
 
@@ -114,7 +117,7 @@ class Program:
         self.counts = np.array([[len(domain) for domain in domains] for domains in box.choices])
         widest = relaxation.widest if ranged else np.full(int(relaxation.tables.shapes[:, 1].sum()), np.inf)
         found = passes.opened(relaxation.tables, widest, self.values, self.counts)
-        self.tables, self.nodes, self.low, self.high, self.most, self.gains, self.largest = found
+        self.tables, self.nodes, self.low, self.high, self.most, self.gains, self.worths, self.largest = found
         self.spreads = spreads(tuple(box.depth[s] for s in box.penalised), box.first, box.last)
         self.is_empty = not self.tables.shapes[:, 1].all() or (bool(box.penalised) and len(self.spreads) == 0)
 
@@ -142,6 +145,7 @@ class Program:
             self.most,
             self.gains,
             self.largest,
+            float(relaxation.spec.magnitude),
             len(relaxation.budgets),
             np.array(relaxation.bounded, np.int64),
             box.penalised[0] if box.penalised else 0,
@@ -162,9 +166,10 @@ class Program:
     @cached_property
     def scales(self) -> Floats:
         """A natural step for every multiplier."""
-        score = max(1.0, float(self.gains.sum()) * self.most / 10)
-        depth = [1.0, score / 100] if self.relaxation.beta > 0 else []
         relaxation = self.relaxation
+        score = float(self.gains.sum()) * self.most / 10 + float(np.ptp(self.worths, axis=1).sum())
+        score = max(score, 1.0 if relaxation.spec.objective.is_plain else _TINY)
+        depth = [1.0, score / 100] if relaxation.beta > 0 else []
         return np.array([score] * len(relaxation.budgets) + [score / 300] * len(relaxation.bounded) + depth)
 
     @property

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mad_ip import blocks, entropy
 from mad_ip.errors import InternalError
 from mad_ip.spec import Segment, Spec
+from mad_ip.utility import Utility
 
 __all__ = ["Floats", "Integers", "Table", "tables"]
 
@@ -40,9 +41,11 @@ class Table:
     W) and ``again`` (B, N, K, W) are costs in units of the budgets that are sums. Where a budget is a maximum, one more
     row is 2 where a limit is passed. ``log_source`` (S), ``log_opening`` and ``log_again`` (N, K, W) give the
     log-width; ``layers`` are counted per block. Widths from ``first_mid`` to before ``end_mid`` (S, N) may be taken
-    between a source and a node, none where they may not follow one another. ``gain`` (N) is the entropy per unit of
-    log-width at the segment's end. ``descending``: of every cost, one more channel before the segment adds no less to
-    what enters a wider block, so that the best width does not grow with them, whatever the prices.
+    between a source and a node, none where they may not follow one another. ``gain`` (N) is what a unit of log-width
+    adds to the score at the segment's end, ``utility`` (N, K, W) what channels, kernel and inner width are worth by
+    themselves and ``depth_utility`` (L) what a depth is. ``descending``: of every cost, one more channel before the
+    segment adds no less to what enters a wider block, so that the best width does not grow with them, whatever the
+    prices.
     """
 
     sources: Integers
@@ -61,6 +64,8 @@ class Table:
     first_mid: Integers
     end_mid: Integers
     gain: Floats
+    utility: Floats
+    depth_utility: Floats
     descending: bool
 
 
@@ -132,9 +137,10 @@ def _table(spec: Spec, segment: Segment) -> Table:
     wider = bool((np.diff(np.diff(entering, axis=1), axis=3) >= 0).all())
     descending = entering.shape[2] == 1 and wider and allowed.descending
     log_first, log_rest = _log_widths(first, shape), _log_widths(rest, shape)
-    gain = entropy.entropy_factor(spec.convention) * entropy.entropy_gain(
+    gain = entropy.entropy_factor(spec.convention, spec.objective.entropy) * entropy.entropy_gain(
         segment.weight, segment.out_size, nodes, segment.time.out_frames
     )
+    worth = segment.utility or Utility(segment.key)
     return Table(
         sources=sources,
         nodes=nodes,
@@ -152,6 +158,8 @@ def _table(spec: Spec, segment: Segment) -> Table:
         first_mid=allowed.first_mid,
         end_mid=allowed.end_mid,
         gain=np.asarray(gain),
+        utility=worth("channels", nodes)[:, None, None] + worth("kernel", kernel)[:, None] + worth("mid", mid),
+        depth_utility=worth("depth", segment.depth),
         descending=descending,
     )
 

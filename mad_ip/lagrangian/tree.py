@@ -264,10 +264,10 @@ def _promising(program: Program, traces: Traces, target: float) -> Iterator[Path
     """The paths that, by their tables, keep the budgets and come near the target."""
     layers = np.cumsum(program.tables.layers * traces.choices[:, :, 3], axis=1)[:, program.relaxation.bounded]
     fits = (traces.log_widths >= layers * (np.log(layers) - program.relaxation.log_ratio)).all(axis=1)
-    fits &= (traces.spent <= 1).all(axis=1) & (traces.entropy > target - _NEAR * abs(target))
+    fits &= (traces.spent <= 1).all(axis=1) & (traces.worth > target - _NEAR * abs(target))
     for number in np.flatnonzero(fits):
         path = path_of(traces.choices[number])
-        if traces.entropy[number] - program.depth_penalty(path) > target - _NEAR * abs(target):
+        if traces.worth[number] - program.depth_penalty(path) > target - _NEAR * abs(target):
             yield path
 
 

@@ -268,11 +268,8 @@ def _adapted(design: Design, image_channels: int, classes: int) -> Design:
     changed = dataclasses.replace(
         design, image_channels=image_channels, classes=classes, certificate=None, verification=None, device=None
     )
-    # The depths stay, and with them the penalty.
-    penalty = design.metrics.depth_penalty
-    metrics = changed.measure(beta=0.0)
-    metrics = dataclasses.replace(metrics, depth_penalty=penalty, score=metrics.entropy - penalty)
-    return dataclasses.replace(changed, metrics=metrics)
+    # The choices stay, and with them the penalty and the utility.
+    return dataclasses.replace(changed, metrics=design.rescored(changed.measure(0.0)))
 
 
 def _feature_info(design: Design) -> tuple[list[dict[str, Any]], list[int]]:

@@ -137,8 +137,11 @@ def _totals(design: Design, budget: Budget) -> Table:
         value = metrics[key] if key == "effectiveness" else design.spent(key)
         slack = "" if limit is None else f"{(limit - value) / limit:.3%}"
         table.add_row(key, amount(key, value), "" if limit is None else amount(key, limit), slack)
-    for key in ("entropy", "depth_penalty", "score"):
-        table.add_row(key.replace("_", " "), f"{metrics[key]:,.4f}", "", "")
+    for key in ("entropy", "depth_penalty", "utility", "score"):
+        if key in metrics:
+            share = metrics.get("share", 1.0) if key == "entropy" else 1.0
+            named = key.replace("_", " ") + ("" if share == 1 else f" (times {share:g})")
+            table.add_row(named, f"{metrics[key]:,.4f}", "", "")
     return table
 
 

@@ -25,7 +25,7 @@ from mad_ip import blocks, entropy
 from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design
 from mad_ip.errors import InputError
 from mad_ip.spec import Choice, Path, Spec
-from mad_ip.verification.exhaustion import MERGE, better, check_costs, own_cost, realise, score_slack
+from mad_ip.verification.exhaustion import MERGE, better, check_costs, own_cost, own_utility, realise, score_slack
 
 __all__ = ["EVALUATIONS", "Attack", "attack"]
 
@@ -110,8 +110,8 @@ class _Search:
         self.sizes = np.array([len(domain) for domain in self.domains])[:, None]
         self.free = np.count_nonzero(self.sizes > 1)
         self.moves = _moves(self.sizes)
-        self.measured = design.measure(spec.objective.depth_penalty)
-        self.scale = max(1.0, abs(self.measured.score))
+        self.measured = design.measure(spec.objective)
+        self.scale = max(1.0, abs(self.measured.score), spec.magnitude)
         self.spent = 0
         self.score = -math.inf
         self.best: Integers | None = None
@@ -133,7 +133,7 @@ class _Search:
         found = realise(self.spec, self._path(self.best), self.score)
         score = found.metrics.score
         reasons: tuple[str, ...] = ()
-        if score > self.measured.score + score_slack(self.measured):
+        if score > self.measured.score + score_slack(self.spec, self.measured):
             reasons = (better("attack", found, self.measured.score),)
         return Attack(score, found, self.spent, finished, seconds, reasons)
 
@@ -247,6 +247,7 @@ def evaluate(spec: Spec, values: list[Integers]) -> tuple[Floats, Floats]:
     number = len(values[0])
     spent = dict.fromkeys(limits, np.zeros(number, np.int64))
     violation, h, log_width, layers = np.zeros(number), np.zeros(number), np.zeros(number), np.zeros(number, np.int64)
+    worth = np.zeros(number)
     c, depths = np.full(number, spec.input.channels), []
     for s, segment in enumerate(spec.segments):
         c_in, (c, m, k, depth) = c, values[4 * s : 4 * s + 4]
@@ -260,6 +261,7 @@ def evaluate(spec: Spec, values: list[Integers]) -> tuple[Floats, Floats]:
         layers = layers + entropy.count(first) + more * entropy.count(rest)
         log_width = log_width + entropy.log_width_product(first) + more * entropy.log_width_product(rest)
         h = h + entropy.entropy_gain(segment.weight, segment.out_size, c, segment.time.out_frames) * log_width
+        worth += own_utility(segment, c, m, k, depth)
         if segment.bounded:
             excess = entropy.ratio(layers, log_width) / ratio - 1
             violation += np.where(excess > EFFECTIVENESS_TOLERANCE / 2, excess, 0.0)
@@ -269,4 +271,5 @@ def evaluate(spec: Spec, values: list[Integers]) -> tuple[Floats, Floats]:
         violation += np.where(spent[key] > limit, spent[key] / limit - 1, 0.0)
     beta = spec.objective.depth_penalty
     penalty = entropy.penalty_of(entropy.spread(depths), len(depths), beta, spec.convention)
-    return np.asarray(entropy.entropy_factor(spec.convention) * h - penalty), violation
+    factor = entropy.entropy_factor(spec.convention, spec.objective.entropy)
+    return np.asarray(factor * h + worth - penalty), violation

@@ -74,7 +74,7 @@ def _counted(where: str, stored: int, spec: Spec) -> list[str]:
 def _bounded(where: str, bound: float, stored: float, spec: Spec, design: Design) -> tuple[float, list[str]]:
     """The gap that a bound leaves, and what contradicts it."""
     found = []
-    score = design.measure(spec.objective.depth_penalty).score
+    score = design.measure(spec.objective).score
     if not bound >= score - _TOLERANCE * abs(score):
         found.append(f"{where}.bound {bound!r}: below the score {score!r} of the design itself")
     gap = relative_gap(score, bound)

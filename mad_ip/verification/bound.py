@@ -82,7 +82,7 @@ def bound(
     valid all the same. The result does not depend on the number of ``threads``. Whether the design is feasible is
     :func:`mad_ip.verification.audit.audit`'s to say.
     """
-    score = design.measure(spec.objective.depth_penalty).score
+    score = design.measure(spec.objective).score
     target = score + gap * max(abs(score), _TOLERANCE)
     better: Design | None = None
 

@@ -10,6 +10,8 @@ How entropy splits: with ``S`` the log-width of the prefix, ``sigma_u`` the log-
 
     H = H_prefix + S * sum_{t in suffix} g_t + sum_{u in suffix} sigma_u sum_{t >= u} g_t.
 
+What choices are worth by themselves is added to the ``H`` of the part that makes them.
+
 Symbols: ``c_in``, ``c`` channels into and out of a segment; ``m`` inner width; ``k`` kernel; ``L`` depth in blocks;
 ``S``, ``D`` log-width and counted layers; ``H`` entropy; ``rho`` effectiveness; ``Q`` uniformity; ``beta`` its weight;
 B budgets given, of those in :data:`mad_ip.cost.COSTS`.
@@ -45,6 +47,7 @@ __all__ = [
     "describe",
     "exhaust",
     "own_cost",
+    "own_utility",
     "prove",
     "realise",
     "score_slack",
@@ -116,8 +119,8 @@ def prove(spec: Spec, design: Design, progress: Progress | None = None) -> Proof
     :func:`mad_ip.verification.audit.audit`'s to say.
     """
     exhaustion = exhaust(spec, progress)
-    measured = design.measure(spec.objective.depth_penalty)
-    slack = score_slack(measured)
+    measured = design.measure(spec.objective)
+    slack = score_slack(spec, measured)
     if exhaustion.design is None:
         return Proof(exhaustion, ("exhaustion: no architecture of the space meets the budgets",))
     if exhaustion.score > measured.score + slack:
@@ -195,9 +198,29 @@ def check_costs(spec: Spec) -> None:
         raise InputError(f"{spec.source}: costs of up to {total} pass 64-bit integers, which cannot sum them")
 
 
-def score_slack(metrics: Metrics) -> float:
-    """Difference up to which another score counts as equal: 1e-9 relative, for rounding alone."""
-    return max(_SCORE_TOLERANCE * abs(metrics.score), _ROUNDING * metrics.entropy)
+def own_utility(facts: Segment, c: Integers, m: Integers, k: Integers, depth: Integers) -> Floats:
+    """What choices of a segment, from its domains, are worth by themselves."""
+    worth = np.zeros(len(c))
+    if facts.utility is None:
+        return worth
+    for term, domain, values in (
+        (facts.utility.channels, facts.channels, c),
+        (facts.utility.mid, facts.mid, m),
+        (facts.utility.kernel, facts.kernel, k),
+        (facts.utility.depth, facts.depth, depth),
+    ):
+        if term is not None:
+            table = dict(term.table)
+            smooth = (term.log * math.log(x) + term.linear * x + term.square * x * x for x in domain)
+            known = np.array([table[x] for x in domain] if table else list(smooth))
+            worth += known[np.searchsorted(domain, values)]
+    return worth
+
+
+def score_slack(spec: Spec, metrics: Metrics) -> float:
+    """Difference up to which another score of a spec counts as equal: 1e-9 relative, for rounding alone."""
+    magnitude = spec.objective.entropy * metrics.entropy + spec.magnitude
+    return max(_SCORE_TOLERANCE * abs(metrics.score), _ROUNDING * magnitude)
 
 
 def realise(spec: Spec, path: Path, score: float) -> Design:
@@ -209,7 +232,7 @@ def realise(spec: Spec, path: Path, score: float) -> Design:
     broken = violations(spec, design)
     if broken:
         raise InternalError(f"verification found a design that is not feasible: {'; '.join(broken)}")
-    if abs(design.metrics.score - score) > score_slack(design.metrics):
+    if abs(design.metrics.score - score) > score_slack(spec, design.metrics):
         raise InternalError(f"verification scored a design {score!r} that measures {design.metrics.score!r}")
     return design
 
@@ -218,12 +241,13 @@ def realise(spec: Spec, path: Path, score: float) -> Design:
 class _Options:
     """Options of one segment between two channel counts, flat over (m, k, L); ``depth`` is 0 if not penalised.
 
-    ``costs`` (B, options) are by themselves.
+    ``costs`` (B, options) are by themselves, ``worth`` is their utility.
     """
 
     costs: Integers
     layers: Integers
     log_width: Floats
+    worth: Floats
     depth: Integers
 
     def __len__(self) -> int:
@@ -261,7 +285,7 @@ class _Segment:
         """``alpha ln(f r^2 c)``, with the convention's factor."""
         facts = self.facts
         gain = float(entropy.entropy_gain(facts.weight, facts.out_size, c, facts.time.out_frames))
-        return entropy.entropy_factor(self.spec.convention) * gain
+        return entropy.entropy_factor(self.spec.convention, self.spec.objective.entropy) * gain
 
     def options(self, budgets: Sequence[Cost], c_in: int, c: int, low: int, high: int) -> _Options:
         """The options ``low <= o < high`` of the flat list."""
@@ -278,6 +302,7 @@ class _Segment:
             costs=costs,
             layers=entropy.count(first) + repeats * entropy.count(rest),
             log_width=entropy.log_width_product(first) + repeats * entropy.log_width_product(rest),
+            worth=own_utility(self.facts, np.full_like(m, c), m, k, depth),
             depth=depth if self.facts.penalised else np.zeros_like(depth),
         )
 
@@ -435,7 +460,7 @@ class _Enumeration:
                 columns.append(
                     (
                         self._merged(options.costs, o, after.costs, child),
-                        sigma * gain + after.H[child],
+                        sigma * gain + options.worth[o] + after.H[child],
                         gain,
                         depth + after.depths[child],
                         depth**2 + after.squares[child],
@@ -501,7 +526,7 @@ class _Enumeration:
             c,
             costs=costs.compress(kept, axis=1),
             layers=layers[kept],
-            H=(before.H[row] + segment.gain(c) * log_width)[kept],
+            H=(before.H[row] + segment.gain(c) * log_width + options.worth[o])[kept],
             log_width=log_width[kept],
             depths=(before.depths[row] + depth)[kept],
             squares=(before.squares[row] + depth**2)[kept],

@@ -147,7 +147,7 @@ class _Run:
         self.began = time.perf_counter()
         self.limit = seconds
         self.reported = -math.inf
-        self.metrics = design.measure(spec.objective.depth_penalty)
+        self.metrics = design.measure(spec.objective)
         self.methods: list[str] = []
         self.failures: list[str] = []
         self.notes: dict[str, str] = {}
@@ -225,7 +225,7 @@ class _Run:
         self.methods.append("exhaustion")
         self.enumerated = proof.exhaustion.architectures
         best = proof.exhaustion
-        if best.design is not None and best.score > self.metrics.score + score_slack(self.metrics):
+        if best.design is not None and best.score > self.metrics.score + score_slack(self.spec, self.metrics):
             self._better("exhaustion", best.design)
         else:
             self.failures += proof.reasons
@@ -271,7 +271,7 @@ class _Run:
     def _refutes(self, found: Design) -> bool:
         """Whether a design is better than this one by more than its certificate leaves open."""
         certificate = self.design.certificate
-        return certificate is None or found.metrics.score > certificate.bound + score_slack(self.metrics)
+        return certificate is None or found.metrics.score > certificate.bound + score_slack(self.spec, self.metrics)
 
     def _better(self, method: str, found: Design) -> None:
         """Take note of a design that is better than this one."""
@@ -288,7 +288,7 @@ class _Run:
     def _prove(self, upper: float) -> None:
         """Compare an upper bound on every feasible design with the score of this one."""
         score = self.metrics.score
-        if not upper >= score - score_slack(self.metrics):
+        if not upper >= score - score_slack(self.spec, self.metrics):
             self.failures.append(f"bound {upper!r}: no feasible design scores more, yet the design scores {score!r}")
             return
         self.bound, self.left = float(max(upper, score)), float(relative_gap(self.metrics.score, upper))
