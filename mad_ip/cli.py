@@ -133,6 +133,56 @@ def _profile(solver: str | None, cluster: str | None) -> Any:
 
 
 @app.command()
+def sample(
+    spec: Annotated[Path, typer.Argument(help="The spec.toml whose designs are wanted.")],
+    out: Annotated[Path, typer.Option(help="Folder for the designs and index.csv.")],
+    number: Annotated[int, typer.Option(help="How many designs in all, the optima among them.")] = 40,
+    fill: Annotated[
+        float, typer.Option(help="Least share that random designs spend of every budget but activation, effectiveness.")
+    ] = 0.95,
+    effectiveness: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="RHO",
+            help="Add the proven optimum of this limit, repeatable; the largest also bounds the random designs "
+            "(default: the spec's limit, its half, quarter and eighth, where random designs reach them).",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random designs.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Sample designs to train: random ones near the budgets, spread over the space, and proven optima."""
+    from mad_ip.kinds import CNN, spec_kind
+    from mad_ip.sampling import require_place
+
+    if spec_kind(spec) is not CNN:
+        raise InputError(f"{spec}: has no convolutions; must be a spec of a convolutional network")
+    problem = CNN.load_spec(spec)
+    require_place(out)
+
+    from rich.console import Console
+
+    from mad_ip import sampling
+    from mad_ip.reports.progress import line
+    from mad_ip.reports.sampling import sample_table
+    from mad_ip.reports.terminal import progress
+
+    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+        designs = sampling.sample(
+            problem,
+            number,
+            fill=fill,
+            effectiveness=effectiveness or (),
+            seed=seed,
+            watch=watch,
+            interrupted=interrupted,
+            accept=lambda design: sampling.require_same(out, design),
+        )
+    sampling.save(designs, problem, out)
+    _print(sample_table(designs, problem))
+
+
+@app.command()
 def verify(
     path: Annotated[Path, typer.Argument(metavar="DESIGN", help="The design.json to verify.")],
     spec: Annotated[Path | None, typer.Option(help="Its spec.toml (default: the spec.toml beside it).")] = None,

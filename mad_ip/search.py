@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,25 @@ from mad_ip import blocks, entropy
 from mad_ip.catalogue import utility_of
 from mad_ip.spec import Choice, Path, Spec
 
-__all__ = ["POPULATION", "Population", "around", "evolve"]
+__all__ = ["POPULATION", "Amounts", "Population", "around", "evolve"]
 
 POPULATION = 256
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+
+class Amounts(NamedTuple):
+    """Of many architectures (n): how many rules of the space each breaks, what it has ``spent`` of every budget given,
+    its largest bounded rho, what it is ``worth`` without the depth penalty, and the spread of its ``penalised`` depths.
+    """
+
+    broken: Floats
+    spent: dict[str, Integers]
+    rho: Floats
+    worth: Floats
+    spread: Any
+    penalised: int
 
 
 @dataclass(frozen=True)
@@ -49,12 +63,12 @@ class Population:
         values = [int(gene[index]) for gene, index in zip(self.genes, row, strict=True)]
         return tuple(Choice(*values[at : at + 4]) for at in range(0, len(values), 4))
 
-    def evaluate(self, rows: Integers) -> tuple[Floats, Floats]:
-        """Score and total relative violation of budgets and space rules (0 where feasible), one for each row."""
+    def measure(self, rows: Integers) -> Amounts:
+        """What every row takes and is worth, costs in exact integers."""
         spec = self.spec
         values = [domain[rows[:, gene]] for gene, domain in enumerate(self.genes)]
-        violation, h, worth = np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows))
-        spent = {key: np.zeros(len(rows), np.int64) for key in spec.costs if getattr(spec.budget, key) is not None}
+        broken, h, worth, rho = (np.zeros(len(rows)) for _ in range(4))
+        spent = {key: np.zeros(len(rows), np.int64) for key, _ in spec.budget.limits}
         carried, count = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
         depths = []
         c = np.full(len(rows), spec.input.channels)
@@ -63,25 +77,32 @@ class Population:
             first, rest = blocks.opening(segment, c_in, c, m, k), blocks.repeated(segment, c, m, k)
             head = blocks.closing(segment, c)
             if segment.ruled:
-                violation += ~spec.space.follows(c_in, c) * 1.0 + ~spec.space.carries(m, c) * 1.0
+                broken += ~spec.space.follows(c_in, c) * 1.0 + ~spec.space.carries(m, c) * 1.0
             for key in spent:
                 spent[key] = spec.costs[key].of_segment(spent[key], first, rest, head, depth)
             carried = carried + entropy.log_width_product(first) + (depth - 1) * entropy.log_width_product(rest)
             count = count + entropy.count(first) + (depth - 1) * entropy.count(rest)
             h = h + entropy.entropy_gain(segment.weight, segment.out_size, c, segment.time.out_frames) * carried
             worth += utility_of(segment, c, m, k, depth)
-            if spec.budget.effectiveness is not None and segment.bounded:
-                ratio = entropy.ratio(count, carried) / spec.budget.effectiveness
-                violation += np.maximum(0.0, ratio - 1) * (ratio > 1 + entropy.EFFECTIVENESS_TOLERANCE)
+            if segment.bounded:
+                rho = np.maximum(rho, entropy.ratio(count, carried))
             if segment.penalised:
                 depths.append(depth)
-        for key, value in spent.items():
+        factor = entropy.entropy_factor(spec.convention, spec.objective.entropy)
+        return Amounts(broken, spent, rho, factor * h + worth, entropy.spread(depths), len(depths))
+
+    def evaluate(self, rows: Integers) -> tuple[Floats, Floats]:
+        """Score and total relative violation of budgets and space rules (0 where feasible), one for each row."""
+        spec, found = self.spec, self.measure(rows)
+        violation = found.broken
+        for key, value in found.spent.items():
             limit = getattr(spec.budget, key)
-            violation += np.maximum(0.0, value / limit - 1) * (value > limit)
-        score = entropy.entropy_factor(spec.convention, spec.objective.entropy) * h + worth
+            violation = violation + np.maximum(0.0, value / limit - 1) * (value > limit)
+        if spec.budget.effectiveness is not None:
+            ratio = found.rho / spec.budget.effectiveness
+            violation = violation + np.maximum(0.0, ratio - 1) * (ratio > 1 + entropy.EFFECTIVENESS_TOLERANCE)
         beta = spec.objective.depth_penalty
-        penalty = entropy.penalty_of(entropy.spread(depths), len(depths), beta, spec.convention)
-        return score - penalty, violation
+        return found.worth - entropy.penalty_of(found.spread, found.penalised, beta, spec.convention), violation
 
 
 def evolve(

@@ -41,6 +41,7 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 ALLOWED = {
     "spec",
+    "utility",
     "blocks",
     "device",
     "entropy",
