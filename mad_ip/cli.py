@@ -320,6 +320,88 @@ def build(
 
 
 @app.command()
+def train(
+    design: Annotated[Path, typer.Argument(help="The design.json whose network is trained.")],
+    data: Annotated[
+        Path, typer.Option(help="A folder with cifar-10-batches-py, one with train and val, or an .npz of JPEGs.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for weights.safetensors, log.csv and result.json.")],
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
+    batch: Annotated[int, typer.Option(help="Images of a step.")] = 128,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Highest learning rate (default: 0.2 for sgd, else 0.001, for every 128 images of a batch)."),
+    ] = None,
+    optimiser: Annotated[str, typer.Option(help="sgd or any name that timm knows.")] = "sgd",
+    momentum: Annotated[float, typer.Option(help="Momentum, of optimisers that have one.")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay, not of biases and normalisations.")] = 5e-4,
+    warmup: Annotated[
+        float | None, typer.Option(help="Epochs in which the rate grows (default: 1, of a single epoch half).")
+    ] = None,
+    smoothing: Annotated[float, typer.Option(help="Share of a label that goes to all classes.")] = 0.1,
+    mixup: Annotated[float, typer.Option(help="Alpha of mixup, 0 for none.")] = 0.0,
+    cutmix: Annotated[float, typer.Option(help="Alpha of cutmix, 0 for none.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Train on so many images only, as many of each class (default: all).")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch (default: its own choice).")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    evaluate_every: Annotated[int, typer.Option(help="Epochs from one test to the next.")] = 1,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints within an epoch.")] = 5.0,
+    runs: Annotated[Path | None, typer.Option(help="A CSV file that gets a row for the finished run.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Train a design's network on labelled images; the same command goes on with a run that was cut.
+
+    Exit codes: 0 trained, 3 stopped by Ctrl-C with a checkpoint, 2 bad input.
+    """
+    from rich.console import Console
+
+    from mad_ip.design import Design
+    from mad_ip.kinds import require_cnn
+    from mad_ip.reports.terminal import progress
+
+    require_cnn(design)
+    content = Design.load(design)
+
+    from mad_ip.networks import training
+
+    recipe = training.Recipe(
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        optimiser=optimiser,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        smoothing=smoothing,
+        mixup=mixup,
+        cutmix=cutmix,
+        seed=seed,
+        limit=limit,
+    )
+    if runs is not None:
+        training.require_runs(runs)
+    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, training.line) as watch:
+        result = training.train(
+            content,
+            data,
+            out,
+            recipe,
+            device=device,
+            threads=threads,
+            evaluate_every=evaluate_every,
+            checkpoint_minutes=checkpoint_minutes,
+            watch=watch,
+            interrupted=interrupted,
+        )
+    if runs is not None:
+        training.record(runs, design, result)
+    _print(f"{out / training.WEIGHTS}: accuracy {result.accuracy:.2%} of {result.test_images:,} test images")
+
+
+@app.command()
 def export(
     design: Annotated[Path, typer.Argument(help="The design.json to export.")],
     kind: Annotated[str, typer.Option("--format", help="onnx, torch-export, tflite, safetensors, python or tinynas.")],
