@@ -402,6 +402,46 @@ def train(
 
 
 @app.command()
+def calibrate(
+    spec: Annotated[Path, typer.Argument(help="The spec.toml whose designs were trained.")],
+    runs: Annotated[Path, typer.Option(help="A CSV file with the columns design, accuracy and, if any, seed.")],
+    out: Annotated[Path, typer.Option(help="Where to write the spec with the objective that ranks such designs best.")],
+    page: Annotated[Path | None, typer.Option(help="Where to write a page with figures and coefficients.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the cross-validation and of the intervals.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object and nothing else.")] = False,
+) -> None:
+    """Fit the objective of a spec to the accuracies of trained designs, and say whether it is of use."""
+    from mad_ip import calibration
+    from mad_ip.files import require_new, write_atomically
+    from mad_ip.kinds import CNN, spec_kind
+    from mad_ip.reports import calibration as report
+    from mad_ip.runs import read_runs
+
+    if spec_kind(spec) is not CNN:
+        raise InputError(f"{spec}: has no convolutions; must be a spec of a convolutional network")
+    problem = CNN.load_spec(spec)
+    table = read_runs(runs, problem)
+    inputs = [path.resolve() for path in (spec, runs, *table.files)]
+    require_new("--out", out.resolve(), *inputs, None if page is None else page.resolve())
+    if page is not None:
+        require_new("--page", page.resolve(), *inputs)
+        report.require_page()
+    found = calibration.calibrate(problem, table, seed)
+    contents = {out: found.to_toml().encode()} | ({} if page is None else {page: report.page(found)})
+    for path, content in contents.items():
+        write_atomically(path, content)
+    if json:
+        from json import dumps
+
+        sys.stdout.write(dumps(found.content(), indent=2, allow_nan=False) + "\n")
+        return
+    _print(found.verdict)
+    _print(report.calibration_table(found))
+    for path in contents:
+        _print(f"{path}: written")
+
+
+@app.command()
 def export(
     design: Annotated[Path, typer.Argument(help="The design.json to export.")],
     kind: Annotated[str, typer.Option("--format", help="onnx, torch-export, tflite, safetensors, python or tinynas.")],

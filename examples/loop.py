@@ -1,0 +1,98 @@
+"""Let trained networks say what a good one is: sample, train, calibrate, solve, train the optimum.
+
+    python examples/loop.py spec.toml --data images/ --out loop/ --number 24 --epochs 8 --seeds 3
+
+Every step is a mad-ip command, printed before it runs; what is done is not done again, so that the same command goes on
+after a kill. The folder holds
+
+    designs/          what is trained: the sample, anything put there by hand, and calibrated.json, the optimum
+    training/         for every run its log, weights and result
+    runs.csv          a row for every finished run
+    calibrated.toml   the spec with the objective that the runs speak for; calibration.html shows why
+
+Any step runs on another machine that has the folder: --only train --part 2/3 trains every third run there, into
+runs-2.csv; bring that file back, and calibrate takes all of them.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+STEPS = ("sample", "train", "calibrate", "solve", "finish")
+OPTIMUM = "calibrated"
+
+
+def run(*words: object) -> None:
+    """Run a mad-ip command; end as it does where it fails."""
+    command = ["mad-ip", *map(str, words)]
+    print("$", " ".join(command), flush=True)
+    code = subprocess.run([sys.executable, "-m", "mad_ip", *command[1:]], check=False).returncode
+    if code != 0:
+        sys.exit(code)
+
+
+def train(designs: list[Path], given: argparse.Namespace) -> None:
+    """Train every design with every seed, all designs with one seed first; only this machine's part of the runs."""
+    own, parts = map(int, given.part.split("/"))
+    runs = given.out / ("runs.csv" if parts == 1 else f"runs-{own}.csv")
+    todo = [(seed, design) for seed in range(given.seeds) for design in designs]
+    for seed, design in todo[own - 1 :: parts]:
+        out = given.out / "training" / f"{design.stem}-{seed}"
+        options = ["--epochs", given.epochs, "--seed", seed, "--device", given.device, "--threads", given.threads]
+        run("train", design, "--data", given.data, "--out", out, *options, "--runs", runs)
+
+
+def gathered(folder: Path) -> Path:
+    """A file of the runs of all machines, without those of the optimum: it is judged by what it was not fitted to."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for path in sorted(folder.glob("runs*.csv")):
+        with path.open(newline="") as file:
+            rows |= {(row["design"], row["seed"]): row for row in csv.DictReader(file)}
+    kept = [row for row in rows.values() if Path(row["design"]).stem != OPTIMUM]
+    if not kept:
+        sys.exit(f"{folder}: has no finished run; --only train makes them")
+    target = folder / "fitted.csv"
+    with target.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in kept for key in row)))
+        writer.writeheader()
+        writer.writerows(kept)
+    return target
+
+
+def main() -> None:
+    """Do the steps that are asked for, in order."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--number", type=int, default=24, help="designs to sample")
+    parser.add_argument("--fill", type=float, default=0.95, help="least share of every budget that they spend")
+    parser.add_argument("--effectiveness", type=float, nargs="*", default=[], help="rho_0 whose optima are among them")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="train every Nth run, from the Ith on")
+    parser.add_argument("--only", choices=STEPS, help="one step instead of all")
+    given = parser.parse_args()
+    steps = STEPS if given.only is None else (given.only,)
+    designs, calibrated = given.out / "designs", given.out / "calibrated.toml"
+    optimum = designs / f"{OPTIMUM}.json"
+    if "sample" in steps and not (designs / "index.csv").exists():
+        ratios = [word for ratio in given.effectiveness for word in ("--effectiveness", ratio)]
+        run("sample", given.spec, "--number", given.number, "--fill", given.fill, *ratios, "--out", designs)
+    if "train" in steps:
+        train([path for path in sorted(designs.glob("*.json")) if path != optimum], given)
+    if "calibrate" in steps and not calibrated.exists():
+        page = given.out / "calibration.html"
+        run("calibrate", given.spec, "--runs", gathered(given.out), "--out", calibrated, "--page", page)
+    if "solve" in steps and not optimum.exists():
+        run("solve", calibrated, "--out", optimum)
+    if "finish" in steps:
+        train([optimum], given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,558 @@
+"""From trained designs of a spec to the objective that ranks such designs best (docs/calibration.md).
+
+``mad-ip calibrate`` reads a table of runs, fits several kinds of objectives to the accuracies, chooses among them by
+nested cross-validation (:mod:`mad_ip.statistics`), says whether any is of use, and writes the spec with the one chosen.
+
+Candidates, of which each is what the solver takes, with every setting found by cross-validation:
+
+- the objective of the spec as it is;
+- entropy with weights ``alpha_t >= 0``, ``beta >= 0`` and a limit ``rho_0``: designs above it are ranked behind;
+- utilities of the choices, smooth (ln c, ln m, L, L^2, a table over kernels) or a table over every domain;
+- entropy times a factor of at least 0 and such utilities.
+
+MACs and parameters alone are beside them for comparison, and a random pick where all designs have about equal MACs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mad_ip import entropy, statistics
+from mad_ip.design import Design, violations
+from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
+from mad_ip.errors import InternalError
+from mad_ip.runs import PERCENT, Runs
+from mad_ip.spec import Budget, Objective, Spec, Term, Utility
+from mad_ip.spec import Path as Choices
+from mad_ip.statistics import FUNCTIONS, SHAPES, Candidate, Columns, Fit, Floats, HeldOut, Integers, Position, Prior
+
+__all__ = ["Calibration", "Estimate", "Promise", "Row", "UtilityTable", "calibrate"]
+
+_EQUAL = 1.1
+"""Designs whose MACs differ by at most this factor cost about the same."""
+
+_SURE = 0.995
+"""Share of the bootstrap samples in which what beats another does so.
+
+Folds depend on each other and the best of several candidates is judged: of accuracies that were all noise, this share
+was reached in one calibration of twenty, 0.95 in one of five.
+"""
+
+_LIMITS = 19
+"""Values of rho_0 that are tried, besides none."""
+
+_WITHIN = 5
+"""Designs that a limit must leave."""
+
+_LARGEST_Q = 1e12
+"""No Q counts as larger: its other values would not be seen beside it."""
+
+_RESAMPLED = 200
+_GENERATIONS = 400
+
+# ---- Candidates
+
+
+class _Leading(NamedTuple):
+    """A column before those of the utilities, divided by its ``scale``.
+
+    ``meaning`` is ``H``, the entropy as weighted in the spec; ``level``, what a weight of 1 gives at one of the levels;
+    ``-Q``; or ``within``, whether a design keeps the limit on rho.
+    """
+
+    meaning: str
+    scale: float
+    level: int = 0
+
+    @property
+    def name(self) -> str:
+        """As it is shown."""
+        if self.meaning == "level":
+            return f"entropy of stage {self.level}" if self.level else "entropy of the stem"
+        return {"H": "entropy", "-Q": "-Q", "within": "within rho_0"}[self.meaning]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Columns of a candidate and what their coefficients mean in a spec; utilities follow the leading columns."""
+
+    columns: Columns
+    leading: tuple[_Leading, ...] = ()
+    prior: Prior | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What is known of the designs of runs without training them."""
+
+    spec: Spec
+    paths: tuple[Choices, ...]
+
+    @cached_property
+    def designs(self) -> tuple[Design, ...]:
+        return tuple(Design.chosen(self.spec, path) for path in self.paths)
+
+    def metric(self, key: str) -> Floats:
+        """A metric of every design."""
+        return np.array([getattr(design.metrics, key) for design in self.designs], float)
+
+    @cached_property
+    def positions(self) -> tuple[Position, ...]:
+        """The choices that the spec leaves, and the values that some design has."""
+        return tuple(
+            Position(f"{part.name} {axis}", axis, domain, tuple(sorted({getattr(p[n], axis) for p in self.paths})))
+            for n, part, axis, domain in self._free()
+        )
+
+    @cached_property
+    def choices(self) -> Integers:
+        """Indices (n, positions) into the domains."""
+        own = [[domain.index(getattr(p[n], axis)) for p in self.paths] for n, _, axis, domain in self._free()]
+        return np.array(own, np.int64).reshape(len(own), len(self.paths)).T
+
+    @property
+    def keys(self) -> list[tuple[int | str, str]]:
+        """The segment and the axis of every position."""
+        return [(part.key, axis) for _, part, axis, _ in self._free()]
+
+    def _free(self) -> Iterator[tuple[int, Any, str, tuple[int, ...]]]:
+        for number, part in enumerate(self.spec.segments):
+            for axis, domain in part.domains.items():
+                if len(domain) > 1:
+                    yield number, part, axis, domain
+
+    @cached_property
+    def levels(self) -> dict[int, Floats]:
+        """What a weight of 1 gives to the entropy at every level whose weight is not 0: the stem (0) and the stages."""
+        unit = dataclasses.replace(
+            self.spec,
+            stem=dataclasses.replace(self.spec.stem, weight=1.0),
+            stages=tuple(dataclasses.replace(stage, weight=1.0) for stage in self.spec.stages),
+        )
+        factor = entropy.entropy_factor(self.spec.convention)
+        gains = np.array(
+            [[factor * one.gain * one.log_width for one in Design.chosen(unit, path).levels()] for path in self.paths]
+        )
+        weights = _weights(self.spec)
+        return {level: gains[:, level] for level in range(len(weights)) if weights[level] > 0}
+
+
+def _weights(spec: Spec) -> tuple[float, ...]:
+    return (spec.stem.weight, *(stage.weight for stage in spec.stages))
+
+
+def _candidates(features: _Features) -> dict[str, list[_Way]]:
+    """All ways to fit each kind of objective, the simplest first."""
+    score = features.metric("score")
+    # A depth penalty may be so large that nothing is linear in the score, which may still rank.
+    scored = [Columns(_unit(score, slice(None))[:, None], np.array([True])), statistics.ranked(score)]
+    found = {AS_GIVEN: [_Way(columns) for columns in scored]}
+    has_entropy = bool(features.levels) and np.ptp(features.metric("entropy")) > 0
+    if has_entropy:
+        found["entropy, fitted"] = _entropy_ways(features)
+    for name, priors in statistics.UTILITIES.items():
+        ways = []
+        for prior in priors:
+            values = statistics.added(prior.bases(features.positions), features.choices)
+            ways.append(_Way(statistics.free(values), prior=prior))
+        found[name] = ways
+    if has_entropy:
+        column = _Leading("H", float(features.metric("entropy").std()))
+        scaled = (features.metric("entropy") / column.scale)[:, None]
+        for name in statistics.UTILITIES:
+            found[f"entropy and {name}"] = [
+                _Way(
+                    Columns(np.hstack([scaled, way.columns.values]), np.append(True, way.columns.positive)),
+                    (column,),
+                    way.prior,
+                )
+                for way in found[name]
+            ]
+    return found
+
+
+def _entropy_ways(features: _Features) -> list[_Way]:
+    """Without and with each limit on rho, entropy as weighted, or with weights and a depth penalty of its own."""
+    rho = features.metric("effectiveness")
+    quantiles = np.quantile(rho, np.linspace(0, 1, _LIMITS + 2)[1:-1], method="lower")
+    rounded = sorted({float(f"{value:.3g}") for value in quantiles})
+    limits = [limit for limit in rounded if _WITHIN <= (rho <= limit).sum() < len(rho)]
+    q = np.array(
+        [entropy.uniformity([s.depth[0] for s in d.segments if s.penalised], d.convention) for d in features.designs]
+    )
+    score = [("H", 0, features.metric("entropy"))]
+    fitted = [*score, *(("level", level, values) for level, values in features.levels.items())]
+    fitted.append(("-Q", 0, -np.minimum(q, _LARGEST_Q)))
+    ways = []
+    for limit in [None, *limits]:
+        within = np.ones(len(rho), bool) if limit is None else rho <= limit * (1 + EFFECTIVENESS_TOLERANCE)
+        for given in (score, fitted):
+            known = [(meaning, level, own) for meaning, level, own in given if np.ptp(own[within]) > 0]
+            leading = [_Leading(meaning, float(own[within].std()), level) for meaning, level, own in known]
+            values = [np.where(within, _unit(own, within), 0.0) for _, _, own in known]
+            positive = [True] * len(values)
+            if limit is not None:
+                leading.append(_Leading("within", 1.0))
+                # Designs behind have a line of their own, which may fall, and no say about the one of those within.
+                behind = np.where(within, 0.0, _unit(score[0][2], ~within))
+                values += [within.astype(float), behind]
+                positive += [True, False]
+            matrix = np.reshape(values, (len(values), len(rho))).T
+            columns = Columns(matrix, np.array(positive), None if limit is None else ~within)
+            ways.append(_Way(columns, tuple(leading), limit=limit))
+    return ways
+
+
+def _unit(values: Floats, among: Any) -> Floats:
+    """Values with mean 0 and standard deviation 1 among some, a mask or a slice."""
+    return np.asarray((values - values[among].mean()) / (values[among].std() or 1.0))
+
+
+# ---- From a fit to a spec
+
+
+@dataclass(frozen=True)
+class UtilityTable:
+    """What the values of one choice are worth, in points of accuracy about their mean, with 95 % intervals.
+
+    ``stage`` and ``axis`` are where; ``seen`` are the numbers of designs that have each value.
+    """
+
+    stage: int | str
+    axis: str
+    domain: tuple[int, ...]
+    worth: Floats
+    low: Floats
+    high: Floats
+    seen: Integers
+
+
+def _fitted_spec(features: _Features, way: _Way, fit: Fit) -> Spec:
+    """The spec with the objective of a fit, the score in points of accuracy up to a constant."""
+    spec, points = features.spec, fit.points
+    weights = np.zeros(len(_weights(spec)))
+    beta = 0.0
+    for column, value in zip(way.leading, points[: len(way.leading)], strict=True):
+        share = value / column.scale
+        if column.meaning == "-Q":
+            beta += share
+        elif column.meaning == "H":
+            weights += share * np.array(_weights(spec))
+        elif column.meaning == "level":
+            weights[column.level] += share
+    factor = float(weights.sum() / max(sum(_weights(spec)), 1e-300))
+    objective = Objective(_rounded(beta), _rounded(factor), _utilities(features, way, points))
+    changed: dict[str, Any] = {"objective": objective}
+    if factor > 0 and any(column.meaning == "level" for column in way.leading):
+        # A level of weight 0 would count for the effectiveness no longer, in the convention tinynas.
+        own = [
+            _rounded(max(w / factor, 1e-9)) if was > 0 else was for w, was in zip(weights, _weights(spec), strict=True)
+        ]
+        changed["stem"] = dataclasses.replace(spec.stem, weight=own[0])
+        changed["stages"] = tuple(
+            dataclasses.replace(stage, weight=weight) for stage, weight in zip(spec.stages, own[1:], strict=True)
+        )
+    if way.limit is not None:
+        changed["budget"] = Budget(effectiveness=way.limit, **dict(spec.budget.limits))
+    return dataclasses.replace(spec, **changed, sha256="")
+
+
+def _utilities(features: _Features, way: _Way, points: Floats) -> tuple[Utility, ...]:
+    if way.prior is None:
+        return ()
+    terms: dict[int | str, dict[str, Term]] = {}
+    bases = way.prior.bases(features.positions)
+    for position, base, (stage, axis) in zip(features.positions, bases, features.keys, strict=True):
+        worth = base @ points[len(way.leading) :]
+        worth -= worth.mean()
+        shapes = SHAPES[axis]
+        if way.prior.coordinate == "smooth" and shapes != ("table",):
+            x = np.array(position.domain, float)
+            basis = np.stack([FUNCTIONS[shape](x) for shape in shapes], axis=1)
+            solution = np.linalg.lstsq(basis - basis.mean(axis=0), worth, rcond=None)[0]
+            smooth: Any = {shape: _rounded(float(value)) for shape, value in zip(shapes, solution, strict=True)}
+            term = Term(**smooth)
+        else:
+            term = Term(table=tuple((v, _rounded(float(w))) for v, w in zip(position.domain, worth, strict=True)))
+        terms.setdefault(stage, {})[axis] = term
+    return tuple(Utility(stage, **own) for stage, own in terms.items())
+
+
+def _rounded(value: float) -> float:
+    """To eight digits, many more than are known."""
+    return float(f"{value:.8g}")
+
+
+# ---- Calibration
+
+
+class Estimate(NamedTuple):
+    """A measure with its 95 % bootstrap interval over designs; nan where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+_NOTHING = Estimate(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a kind of score ranks designs that it was not fitted to; ``regret`` is in points of accuracy.
+
+    ``log_density`` is the mean over designs of the logarithm of the density that it gave to the accuracy measured.
+    """
+
+    name: str
+    spearman: Estimate
+    partial: Estimate
+    regret: Estimate
+    log_density: float
+
+
+class Promise(NamedTuple):
+    """Accuracies: the one predicted for the best design found within the budgets, and the best measured within them."""
+
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What runs say about objectives: ``candidates`` and ``baselines``, and the ``spec`` with the one ``chosen``.
+
+    ``predicted`` are the accuracies of the chosen candidate for designs that it was not fitted to, ``utilities`` what
+    its choices are worth, ``coefficients`` what a standard deviation of everything else in it is worth among the
+    designs, in points of accuracy. ``against`` is what it is compared with, ``surer`` the share of the bootstrap
+    samples in which it ranks better.
+    """
+
+    runs: Runs
+    candidates: tuple[Row, ...]
+    baselines: tuple[Row, ...]
+    chosen: int
+    spec: Spec
+    predicted: Floats
+    utilities: tuple[UtilityTable, ...]
+    coefficients: tuple[tuple[str, Estimate], ...]
+    against: Row
+    surer: float
+    promise: Promise | None
+
+    @property
+    def row(self) -> Row:
+        """That of the candidate chosen."""
+        return self.candidates[self.chosen]
+
+    @property
+    def beats(self) -> bool:
+        """Whether it ranks better than what it is compared ``against``, in nearly all bootstrap samples."""
+        return self.surer >= _SURE
+
+    @property
+    def promises(self) -> bool:
+        """Whether a design is predicted to be better than the best one trained within the budgets, if that is known."""
+        return self.promise is None or self.promise.predicted > self.promise.measured
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether any candidate is of use."""
+        own, other = self.row, self.against
+        ranks = f"{own.name} has rank correlation {_shown(own.spearman)} with accuracies it was not fitted to"
+        if other.name != RANDOM:
+            ranks += f", {other.name} {_shown(other.spearman)}"
+        sentence = f"Better than {other.name}: {ranks}" if self.beats else f"Nothing beats {other.name}: {ranks}"
+        if self.promise is None:
+            return sentence
+        found, best = (f"{PERCENT * value:.2f} %" for value in self.promise)
+        if self.promises:
+            return f"{sentence}; a design within the budgets is predicted at {found}, the best trained one has {best}"
+        return f"{sentence}; no design found within the budgets is predicted to beat the best trained one, {best}"
+
+    def to_toml(self) -> str:
+        """The calibrated spec.toml, with where it comes from."""
+        runs = self.runs
+        lines = [
+            f"{self.row.name}: fitted to {len(runs.paths)} designs in {int(runs.number.sum())} runs of {runs.source}",
+            self.verdict,
+            f"of {statistics.GROUP} designs the best-scored one is {self.row.regret.value:.2f} points of accuracy "
+            f"below the best one, a random one {self.baselines[-1].regret.value:.2f}",
+        ]
+        if self.row.name != AS_GIVEN:
+            lines.append("the score is accuracy in percent, as it is near the median, up to a constant")
+        text = "".join(f"# {' '.join(line.split())}\n" for line in lines) + self.spec.to_toml()
+        if Spec.from_table(tomllib.loads(text)) != self.spec:
+            raise InternalError(f"{self.spec.source}: the calibrated spec is not what is read back; nothing is written")
+        return text
+
+    def content(self) -> dict[str, Any]:
+        """As a JSON object, with null for what is not defined."""
+        rows = [dataclasses.asdict(row) for row in (*self.candidates, *self.baselines)]
+        for row in rows:
+            for key in ("spearman", "partial", "regret"):
+                row[key] = [value if math.isfinite(value) else None for value in row[key]]
+            row["log_density"] = row["log_density"] if math.isfinite(row["log_density"]) else None
+        return {
+            "format": FORMAT,
+            "verdict": self.verdict,
+            "beats": self.beats,
+            "promises": self.promises,
+            "chosen": self.row.name,
+            "against": self.against.name,
+            "designs": len(self.runs.paths),
+            "runs": int(self.runs.number.sum()),
+            "noise": self.runs.noise,
+            "promise": None if self.promise is None else self.promise._asdict(),
+            "candidates": rows,
+            "coefficients": {name: list(estimate) for name, estimate in self.coefficients},
+            "utilities": [
+                {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(table).items()}
+                for table in self.utilities
+            ],
+        }
+
+
+FORMAT = "mad-ip/calibration/1"
+AS_GIVEN = "objective as given"
+RANDOM = "a random pick"
+
+
+def calibrate(spec: Spec, runs: Runs, seed: int = 0) -> Calibration:
+    """Choose and fit the objective of a spec by the accuracies of trained designs.
+
+    Equal seeds, which decide on the parts of the cross-validation and the bootstrap samples, give equal calibrations.
+    """
+    features = _Features(spec, runs.paths)
+    accuracy, weights = runs.accuracy, runs.number / runs.number.mean()
+    ways = _candidates(features)
+    candidates = [Candidate(name, tuple(way.columns for way in own)) for name, own in ways.items()]
+    scores = {"MACs": features.metric("macs"), "parameters": features.metric("params")}
+    alone = [Candidate(name, (statistics.ranked(score),)) for name, score in scores.items()]
+    _, held = statistics.select([*candidates, *alone], accuracy, weights, seed)
+    fits = [statistics.fit(candidate, accuracy, weights) for candidate in candidates]
+    # A fit without a coefficient would leave nothing to maximise.
+    order = sorted(range(len(fits)), key=lambda n: (not fits[n].coefficients.any(), -held[n].log_density.sum()))
+    chosen = order[0]
+
+    generator = np.random.default_rng(seed)
+    samples = generator.integers(0, len(accuracy), (1000, len(accuracy)))
+    measure = _Measure(accuracy, tuple(scores.values()), samples)
+    rows = [measure.row(one.name, own) for one, own in zip([*candidates, *alone], held, strict=True)]
+    # Given themselves, MACs and parameters say nothing.
+    baselines = (*(dataclasses.replace(row, partial=_NOTHING) for row in rows[len(candidates) :]), measure.random())
+    equal = scores["MACs"].max() <= _EQUAL * scores["MACs"].min()
+    ranks = measure.ranks(held[chosen])
+    surer = ranks > (0.0 if equal else np.nan_to_num(measure.ranks(held[len(candidates)])))
+
+    name, fit = candidates[chosen].name, fits[chosen]
+    way = ways[name][fit.way]
+    fitted = spec if name == AS_GIVEN else _fitted_spec(features, way, fit)
+    return Calibration(
+        runs=runs,
+        candidates=tuple(rows[: len(candidates)]),
+        baselines=baselines,
+        chosen=chosen,
+        spec=fitted,
+        predicted=held[chosen].predicted,
+        **_worth(features, way, fit, accuracy, weights, generator),
+        against=baselines[-1] if equal else baselines[0],
+        surer=float(surer.mean()),
+        promise=None if name == AS_GIVEN else _promise(features, fitted, way, fit, accuracy),
+    )
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Measures of predictions for designs not fitted to, with intervals from the same ``samples`` (1000, n)."""
+
+    accuracy: Floats
+    costs: tuple[Floats, ...]
+    samples: Integers
+
+    def ranks(self, held: HeldOut) -> Floats:
+        """The rank correlation in every sample."""
+        return statistics.spearman(held.predicted[self.samples], self.accuracy[self.samples])
+
+    def row(self, name: str, held: HeldOut) -> Row:
+        return Row(
+            name,
+            self._estimate(held.predicted, statistics.spearman),
+            self._estimate(held.predicted, statistics.partial_correlation, *self.costs),
+            self._estimate(held.predicted, lambda score, own: PERCENT * statistics.expected_regret(score, own)),
+            float(held.log_density.mean()),
+        )
+
+    def random(self) -> Row:
+        """Equal scores: each design is as likely to be picked."""
+        regret = self._estimate(
+            np.zeros(len(self.accuracy)), lambda score, own: PERCENT * statistics.expected_regret(score, own)
+        )
+        return Row(RANDOM, _NOTHING, _NOTHING, regret, math.nan)
+
+    def _estimate(self, score: Floats, measure: Callable[..., Floats], *costs: Floats) -> Estimate:
+        given = [costs] if costs else []
+        resampled = [tuple(cost[self.samples] for cost in costs)] if costs else []
+        values = measure(score[self.samples], self.accuracy[self.samples], *resampled)
+        return Estimate(float(measure(score, self.accuracy, *given)), *statistics.interval(values))
+
+
+def _worth(
+    features: _Features, way: _Way, fit: Fit, accuracy: Floats, weights: Floats, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Utilities and coefficients, with intervals from fits to bootstrap samples of the designs, settings unchanged."""
+    resampled = statistics.resampled(way.columns, fit, accuracy, weights, generator, _RESAMPLED)
+    points = PERCENT * fit.reference * np.vstack([fit.coefficients, resampled])
+    first = len(way.leading)
+    coefficients = tuple(
+        (column.name, Estimate(float(own[0]), *statistics.interval(own[1:])))
+        for column, own in zip(way.leading, points.T[:first], strict=True)
+    )
+    tables = []
+    bases = () if way.prior is None else way.prior.bases(features.positions)
+    for n, base in enumerate(bases):
+        worth = points[:, first:] @ base.T
+        worth -= worth.mean(axis=1, keepdims=True)
+        low, high = np.percentile(worth[1:], (2.5, 97.5), axis=0)
+        domain = features.positions[n].domain
+        seen = np.bincount(features.choices[:, n], minlength=len(domain))
+        tables.append(UtilityTable(*features.keys[n], domain, worth[0], low, high, seen))
+    return {"utilities": tuple(tables), "coefficients": coefficients}
+
+
+def _promise(features: _Features, spec: Spec, way: _Way, fit: Fit, accuracy: Floats) -> Promise | None:
+    """What a search of the calibrated spec finds; ``None`` where it or the runs have nothing within the budgets."""
+    from mad_ip.backends.base import Limits
+    from mad_ip.backends.evolution import Evolution
+
+    designs = [Design.chosen(spec, path) for path in features.paths]
+    scores = np.array([design.metrics.score for design in designs])
+    unit = PERCENT * fit.reference
+    t = fit.intercept + way.columns.values @ fit.coefficients
+    free = np.array([design.metrics.depth_penalty <= _LARGEST_Q * spec.objective.depth_penalty for design in designs])
+    if way.columns.behind is not None:
+        free &= ~way.columns.behind
+    offsets = t - scores / unit
+    if np.ptp(offsets[free]) > 1e-4 * max(1.0, float(np.ptp(t[free]))):
+        raise InternalError(f"{spec.source}: the calibrated spec does not score as it was fitted; nothing is written")
+    within = [n for n, design in enumerate(designs) if not violations(spec, design)]
+    found = Evolution({"generations": _GENERATIONS}).solve(spec, Limits(gap=0.0), lambda _: False)
+    if not within or not found.paths:
+        return None
+    best = Design.chosen(spec, found.paths[0]).metrics.score
+    return Promise(float(fit.accuracy(best / unit + offsets[free].mean())), float(accuracy[within].max()))
+
+
+def _shown(estimate: Estimate) -> str:
+    if not math.isfinite(estimate.value):
+        return "-"
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

@@ -1,0 +1,82 @@
+"""The study's tables come from its runs: intervals and tests as SciPy has them, the document as the tool writes it."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mad_ip.design import Design, violations
+from mad_ip.errors import InputError
+from mad_ip.spec import Spec
+from tools import evidence
+from tools.evidence import CALIBRATED, Entry, entries, interval, paired
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs/evidence"
+
+
+def entry(name: str, accuracies: dict[int, float]) -> Entry:
+    return Entry(name, Design.load(FOLDER / "designs/resnet.json"), accuracies)
+
+
+def test_intervals_are_students() -> None:
+    values = [0.781, 0.774, 0.79, 0.786]
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (np.mean(values) - interval(values), np.mean(values) + interval(values)) == pytest.approx((low, high))
+    assert math.isnan(interval([0.5]))
+
+
+def test_designs_are_compared_seed_by_seed() -> None:
+    one = entry("calibrated", {0: 0.79, 1: 0.77, 2: 0.80, 7: 0.1})
+    other = entry("random-01", {2: 0.78, 0: 0.785, 1: 0.75, 5: 0.9})
+    number, mean, half, p = paired(one, other)
+    expected = stats.ttest_rel([0.79, 0.77, 0.80], [0.785, 0.75, 0.78])
+    low, high = expected.confidence_interval(0.95)
+    assert (number, p) == (3, pytest.approx(expected.pvalue))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+
+
+def test_holm_never_lets_a_larger_p_be_smaller() -> None:
+    best = entry(CALIBRATED, {0: 0.79, 1: 0.78, 2: 0.80})
+    generator = np.random.default_rng(0)
+    others = [entry(f"random-{n:02}", {s: float(generator.uniform(0.7, 0.79)) for s in range(3)}) for n in range(8)]
+    rows = re.findall(r"(\d\.\d{3}) \| (\d\.\d{3}) \|", evidence._comparison([best, *others]))
+    ordered = sorted((float(p), float(adjusted)) for p, adjusted in rows)
+    assert len(rows) == 8
+    assert ordered[0][1] == pytest.approx(min(1, 8 * ordered[0][0]), abs=0.005)
+    assert [adjusted for _, adjusted in ordered] == sorted(adjusted for _, adjusted in ordered)
+
+
+def test_a_row_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("design,accuracy,seed\ndesigns/resnet.json,high,0\n")
+    with pytest.raises(InputError, match=r"runs.csv: row 2: .*must have design, seed and accuracy"):
+        entries(path)
+
+
+def test_all_designs_are_of_the_spec_and_spend_its_budgets() -> None:
+    spec = Spec.load(FOLDER / "spec.toml")
+    found = sorted((FOLDER / "designs").glob("*.json"))
+    assert len(found) >= 26
+    for path in found:
+        design = Design.load(path)
+        assert design.name == path.stem
+        assert [text for text in violations(spec, design) if "does not match" not in text] == []
+        assert design.metrics.macs >= 0.95 * (spec.budget.macs or 0)
+        assert design.metrics.params >= 0.95 * (spec.budget.params or 0)
+
+
+def test_the_document_is_what_the_runs_say(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "evidence")
+    for name in ("docs/evidence.md", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    evidence.main(tmp_path / "evidence", tmp_path / "evidence.md", tmp_path / "README.md")
+    assert (tmp_path / "evidence.md").read_text() == (ROOT / "docs/evidence.md").read_text()
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+    assert (tmp_path / "evidence/accuracy.svg").stat().st_size > 5000
