@@ -16,6 +16,7 @@ runs-2.csv; bring that file back, and calibrate takes all of them.
 
 import argparse
 import csv
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def train(designs: list[Path], given: argparse.Namespace) -> None:
     for seed, design in todo[own - 1 :: parts]:
         out = given.out / "training" / f"{design.stem}-{seed}"
         options = ["--epochs", given.epochs, "--seed", seed, "--device", given.device, "--threads", given.threads]
-        run("train", design, "--data", given.data, "--out", out, *options, "--runs", runs)
+        run("train", design, "--data", given.data, "--out", out, *options, *shlex.split(given.recipe), "--runs", runs)
 
 
 def gathered(folder: Path) -> Path:
@@ -74,12 +75,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--recipe", default="", help='further options of mad-ip train, as "--lr 0.4 --batch 256"')
     parser.add_argument("--part", default="1/1", metavar="I/N", help="train every Nth run, from the Ith on")
     parser.add_argument("--only", choices=STEPS, help="one step instead of all")
     given = parser.parse_args()
     steps = STEPS if given.only is None else (given.only,)
     designs, calibrated = given.out / "designs", given.out / "calibrated.toml"
     optimum = designs / f"{OPTIMUM}.json"
+    (given.out / "training").mkdir(parents=True, exist_ok=True)
     if "sample" in steps and not (designs / "index.csv").exists():
         ratios = [word for ratio in given.effectiveness for word in ("--effectiveness", ratio)]
         run("sample", given.spec, "--number", given.number, "--fill", given.fill, *ratios, "--out", designs)
