@@ -152,13 +152,13 @@ def sample(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Sample designs to train: random ones near the budgets, spread over the space, and proven optima."""
+    from mad_ip.files import require_place
     from mad_ip.kinds import CNN, spec_kind
-    from mad_ip.sampling import require_place
 
     if spec_kind(spec) is not CNN:
         raise InputError(f"{spec}: has no convolutions; must be a spec of a convolutional network")
     problem = CNN.load_spec(spec)
-    require_place(out)
+    require_place("--out", out)
 
     from rich.console import Console
 

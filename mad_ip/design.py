@@ -124,6 +124,17 @@ def relative_gap(score: float, bound: float) -> float:
     return max(0.0, bound - score) / max(abs(score), 1e-9)
 
 
+def negligible(spec: Spec, metrics: Metrics) -> float:
+    """Difference between a score and a bound on it that counts as none (docs/formulation.md, equation 6.1).
+
+    A solver's tolerance of 1e-6 lets it prove no smaller one; scores of few units, which it is given times a power of
+    two, have a smaller tolerance, and sums of large parts that cancel have the rounding of those.
+    """
+    magnitude = spec.objective.entropy * metrics.entropy + metrics.depth_penalty + spec.magnitude
+    least = 100.0 if spec.objective.is_plain else min(100.0, magnitude / 82)
+    return max(1e-8 * max(least, abs(metrics.score)), 0.0 if spec.objective.is_plain else 2e-11 * magnitude)
+
+
 @dataclass(frozen=True)
 class Certificate:
     """What a solver proved: ``bound`` is an upper bound on the score, ``gap`` relative to the score's magnitude.
@@ -339,14 +350,17 @@ class Design:
         )
 
     def _utility(self, objective: Objective) -> float:
-        """What the choices are worth by themselves; raise :class:`KeyError` for one that a table does not value."""
+        """What the choices are worth by themselves; not a number where a table does not value one."""
         known = {utility.stage: utility for utility in objective.utilities}
-        return math.fsum(
-            float(term(segment.domains[axis])[0])
-            for segment in self.segments
-            if segment.key in known
-            for axis, term in known[segment.key].terms
-        )
+        try:
+            return math.fsum(
+                float(term(segment.domains[axis])[0])
+                for segment in self.segments
+                if segment.key in known
+                for axis, term in known[segment.key].terms
+            )
+        except KeyError:
+            return math.nan
 
     def check(self, source: str = "design") -> None:
         """Raise :class:`InputError` when a stored metric differs from the one recomputed from the structure.

@@ -14,12 +14,14 @@ from mad_ip.errors import InputError
 
 __all__ = [
     "finite",
+    "make_folder",
     "named",
     "read_bytes",
     "read_json",
     "read_toml",
     "require_folder",
     "require_new",
+    "require_place",
     "resource",
     "write_atomically",
 ]
@@ -59,6 +61,30 @@ def require_folder(option: str, path: Path | str) -> None:
     """Raise :class:`InputError` naming ``option`` unless the folder of ``path`` exists."""
     if not Path(path).absolute().parent.is_dir():
         raise InputError(f"{option} = {path}: its folder does not exist; an existing folder is needed")
+
+
+def require_place(option: str, folder: Path | str) -> None:
+    """Raise :class:`InputError` naming ``option`` unless files can be put into a folder, which may have to be made.
+
+    For what takes minutes before it writes. What it makes in trying it takes away again.
+    """
+    place = Path(folder).absolute()
+    missing = [path for path in (place, *place.parents) if not os.path.lexists(path)]
+    make_folder(option, folder)
+    for path in missing:
+        path.rmdir()
+    if not missing and not os.access(place, os.W_OK):
+        raise InputError(f"{option} = {folder}: cannot be written; a writable folder is needed")
+
+
+def make_folder(option: str, folder: Path | str) -> None:
+    """Make a folder and those above it where they are missing; raise :class:`InputError` naming ``option``."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{option} = {folder}: cannot be made ({error.strerror}); must be a folder, or a new one in a writable one"
+        ) from None
 
 
 def read_bytes(path: Path | str) -> bytes:

@@ -199,17 +199,26 @@ class Formulation:
                 for c, gain in zip(segments[s].nodes, segments[s].gain, strict=True)
                 if segments[s].segment.weight > 0
             )
-            + _linear(
-                (model.x[s, o], float(worth))
-                for s in indices
-                if segments[s].segment.utility is not None
-                for o, worth in enumerate(segments[s].utility)
-            )
+            + self._utility(model)
             - penalty,
             sense=pyo.maximize,
         )
         model.excluded = pyo.ConstraintList()
         return model
+
+    def _utility(self, model: pyo.ConcreteModel) -> Any:
+        """What the options are worth by themselves, (2.1a), about the middle of each segment's.
+
+        A path takes one option of every segment, so that the middle is a constant: large ones that cancel do not reach
+        a solver, whose tolerances are relative.
+        """
+        terms, constant = [], 0.0
+        for s, options in enumerate(self.catalogue.segments):
+            if options.segment.utility is not None:
+                middle = float(options.utility.max() + options.utility.min()) / 2
+                terms += [(model.x[s, o], float(worth - middle)) for o, worth in enumerate(options.utility)]
+                constant += middle
+        return _linear(terms) + constant
 
     def _penalty(self, model: pyo.ConcreteModel, depths: dict[int, list[int]]) -> Any:
         """Variables and constraints of ``beta Q`` (3.10)-(3.12); the expression to subtract from the entropy."""

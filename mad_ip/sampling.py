@@ -22,7 +22,6 @@ import io
 import itertools
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,12 +36,12 @@ from mad_ip import entropy
 from mad_ip.catalogue import check_range
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError, InternalError
-from mad_ip.files import require_folder, write_atomically
+from mad_ip.files import make_folder, write_atomically
 from mad_ip.search import Floats, Integers, Population
 from mad_ip.solve import InfeasibleError, NoDesignError, Report, solve
 from mad_ip.spec import Budget, Spec
 
-__all__ = ["INDEX", "require_place", "require_same", "sample", "save", "shares"]
+__all__ = ["INDEX", "require_same", "sample", "save", "shares"]
 
 INDEX = "index.csv"
 
@@ -361,12 +360,16 @@ def _pool(
             f"the largest share that one was found to spend of each is {math.floor(common * 1e4) / 1e4:g}, "
             "--fill must be lower"
             if common > 0
-            else "none was found within all limits"
+            else f"none was found within all limits ({_limits(shell.spec)})"
         )
         raise InputError(f"{shell.spec.source}: no design spends {shell.fill:g} of every budget: {found_instead}")
     most = max(_POOL, _PER_DESIGN * number)
     kept = np.sort(generator.permutation(len(found))[:most])
     return found[kept], rho[first][kept]
+
+
+def _limits(spec: Spec) -> str:
+    return ", ".join(f"{key} {limit:.12g}" for key, limit in spec.budget.given.items())
 
 
 def _all(shell: _Shell, pulse: Callable[[], None]) -> Iterator[tuple[Integers, _Measured]]:
@@ -434,15 +437,6 @@ def _projecting(points: Floats) -> Iterator[int]:
         point = int(cost.argmin())
 
 
-def require_place(folder: Path) -> None:
-    """Raise :class:`InputError` unless designs can be put into ``folder``, which may have to be made."""
-    require_folder("--out", folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out = {folder}: is a file; must be a folder")
-    if not os.access(folder if folder.exists() else folder.absolute().parent, os.W_OK):
-        raise InputError(f"--out = {folder}: cannot be written; a writable folder is needed")
-
-
 def require_same(folder: Path, design: Design) -> bool:
     """Whether the file of a design is there; raise :class:`InputError` where it holds another design."""
     path = _place(folder, design)
@@ -463,7 +457,7 @@ def save(designs: Sequence[Design], spec: Spec, folder: Path) -> None:
     written.
     """
     present = [require_same(folder, design) for design in designs]
-    folder.mkdir(exist_ok=True)
+    make_folder("--out", folder)
     for design, there in zip(designs, present, strict=True):
         if not there:
             design.save(_place(folder, design))

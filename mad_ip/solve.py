@@ -24,7 +24,7 @@ from mad_ip.catalogue import Catalogue, Floats, raw_options
 from mad_ip.cost import COSTS
 from mad_ip.decomposition import Found
 from mad_ip.decomposition.least import least
-from mad_ip.design import Certificate, Design, relative_gap, violations
+from mad_ip.design import Certificate, Design, negligible, relative_gap, violations
 from mad_ip.errors import InputError, InternalError, MadIpError
 from mad_ip.formulation import Formulation, Window, attainable_spreads
 from mad_ip.lagrangian.workers import threads as thread_pool
@@ -33,10 +33,7 @@ from mad_ip.spec import Budget, Objective, Spec
 __all__ = ["InfeasibleError", "Model", "NoDesignError", "Report", "choices", "rank", "solve"]
 
 _SCORE_TOLERANCE = 1e-6
-"""Largest relative difference between a solver's objective and the recomputed score."""
-
-_PRECISION = 1e-8
-"""A solver's tolerance of 1e-6 lets it prove no smaller gap than this (1e-6 in score); it counts as zero."""
+"""Largest difference between a solver's objective and the recomputed score, relative to that or to its parts."""
 
 _SCORES = 2.0**13
 """Scores that a solver's tolerances suit."""
@@ -240,7 +237,7 @@ class _Solve:
         proven = found.bound == -math.inf
         if not proven and left is not None and not self.stopped():
             spec = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
-            proven = self._branch_and_cut(left.valued(spec), found.dropped)
+            proven = self._branch_and_cut(left.valued(spec), math.inf)
         if proven and not self.ranked:
             raise InfeasibleError(explain(self.spec, self.stopped))
         self._require_design()
@@ -267,8 +264,10 @@ class _Solve:
     def _branch_and_cut(self, catalogue: Catalogue, dropped: float) -> bool:
         """Solve the MILP of a catalogue; ``dropped`` bounds what is not in it. Whether it is solved to its end.
 
-        What it returns is decoded and checked, and excluded when it misses a budget.
+        What it returns is decoded and checked, and excluded when it misses a budget. Bounds of a catalogue that is
+        valued by another objective than the spec's say nothing about its scores.
         """
+        other = catalogue.spec.objective != self.spec.objective
         self.phase = self.backend.name
         catalogue = catalogue.linked()
         if catalogue.is_empty:
@@ -286,7 +285,8 @@ class _Solve:
                 return Design.chosen(self.spec, catalogue.path(formulation.path(columns, values.tolist())))
 
             def follow(progress: Progress) -> bool:
-                self._lower(max(progress.bound * self.unit, dropped))
+                if not other:
+                    self._lower(max(progress.bound * self.unit, dropped))
                 if progress.values is not None:
                     design = decoded(progress.values)
                     # A solver's tolerance may let a design pass that misses a budget; the end of the solve excludes it.
@@ -297,7 +297,7 @@ class _Solve:
             limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
             outcome = solve_apart(self.profile, problem, limits, follow)
             # The bound of an infeasible problem is -inf; every incumbent is a path of the formulation.
-            proven = outcome.bound * self.unit
+            proven = math.inf if other else outcome.bound * self.unit
             self._contradict(proven, self._score)
             self._lower(max(proven, dropped))
             if outcome.values is None:
@@ -305,8 +305,9 @@ class _Solve:
                 return outcome.status == "infeasible"
             design = decoded(outcome.values)
             if not violations(self.spec, design):
-                objective, unit = problem.objective(outcome.values) * self.unit, self.unit
-                _compare(objective, design.measure(catalogue.spec.objective).score, unit)
+                tolerance = self._tolerance(design.metrics.score) + outcome.rounding * self.unit
+                objective = problem.objective(outcome.values) * self.unit
+                _compare(objective, design.measure(catalogue.spec.objective).score, tolerance)
                 self._accept(design)
                 self._contradict(proven, self._score)
                 return outcome.status == "optimal"
@@ -334,10 +335,19 @@ class _Solve:
     @cached_property
     def unit(self) -> float:
         """What a solver, whose tolerances are absolute, takes for 1: less where utilities make scores of few units."""
-        if self.spec.objective.is_plain:
-            return 1.0
-        largest = abs(decomposition.crude_bound(self.spec)) + self.spec.magnitude
+        largest = self._largest
         return 2.0 ** math.floor(math.log2(largest / _SCORES)) if 0 < largest < _SCORES else 1.0
+
+    @cached_property
+    def _largest(self) -> float:
+        """About what the parts of a score add up to without their signs; 0 where that is the score."""
+        if self.spec.objective.is_plain:
+            return 0.0
+        return decomposition.magnitude(self.spec)
+
+    def _tolerance(self, score: float) -> float:
+        """Difference between a score and what a solver says of it that its own tolerances explain."""
+        return _SCORE_TOLERANCE * max(self.unit, abs(score), self._largest)
 
     def stopped(self) -> bool:
         """Whether the time limit is passed or the user wants to stop."""
@@ -398,7 +408,7 @@ class _Solve:
         score = design.metrics.score
         bound = float(max(self.bound, score))
         gap = relative_gap(score, bound)
-        proven = gap <= self.gap or bound - score <= _PRECISION * max(100.0 * self.unit, abs(score))
+        proven = gap <= self.gap or bound - score <= negligible(self.spec, design.metrics)
         certificate = Certificate(
             backend=self.backend.name,
             version=self.backend.version,
@@ -413,12 +423,12 @@ class _Solve:
 
     def _contradict(self, bound: float, score: float) -> None:
         """Raise :class:`InternalError` when a claimed bound is below the score of a design at hand."""
-        if bound < score - _SCORE_TOLERANCE * max(self.unit, abs(score)):
+        if bound < score - self._tolerance(score):
             raise InternalError(f"the bound {bound!r} is below the score {score!r} of a design")
 
 
-def _compare(objective: float, score: float, unit: float) -> None:
-    if abs(objective - score) > _SCORE_TOLERANCE * max(unit, abs(score)):
+def _compare(objective: float, score: float, tolerance: float) -> None:
+    if abs(objective - score) > tolerance:
         raise InternalError(
             f"the solver's objective {objective!r} is not the score {score!r} recomputed from the decoded network"
         )

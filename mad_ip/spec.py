@@ -22,7 +22,7 @@ from mad_ip import cost, utility
 from mad_ip.cost import Cost
 from mad_ip.device import BOARDS, Affine, Device, Lookup
 from mad_ip.errors import InputError
-from mad_ip.files import read_toml
+from mad_ip.files import finite, read_toml
 from mad_ip.reader import REQUIRED, Reader
 from mad_ip.utility import Term, Utility
 
@@ -426,7 +426,7 @@ class Spec:
 
     @cached_property
     def magnitude(self) -> float:
-        """No less than what the utilities of any architecture are worth, whatever the sign."""
+        """No less than what the parts of the utilities of any architecture add up to without their signs."""
         parts = ((part.utility, part.domains) for part in self.segments)
         return math.fsum(utility.magnitude(found, domains) for found, domains in parts if found is not None)
 
@@ -654,6 +654,11 @@ def _check(spec: Spec) -> None:
         size //= stride
     _check_frames(spec)
     _check_device(spec)
+    for key in ("depth_penalty", "entropy"):
+        value = getattr(spec.objective, key)
+        if not (finite(value) and value >= 0 and (key == "depth_penalty" or value <= utility.LARGEST)):
+            most = "" if key == "depth_penalty" else f" and at most {utility.LARGEST:g}"
+            raise InputError(f"{spec.source}: objective.{key} = {value!r}: must be a finite number of at least 0{most}")
     utility.check(spec.objective.utilities, spec.source, {part.key: part.domains for part in spec.segments})
     resolutions = spec.resolutions
     for number, (stage, incoming, size) in enumerate(

@@ -1,4 +1,4 @@
-"""What choices are worth by themselves, beside entropy: utilities of any sign (docs/formulation.md section 1.6).
+"""What choices are worth by themselves, beside entropy: utilities of any sign (docs/formulation.md section 2).
 
 A utility adds ``f_t(c_t) + g_t(m_t) + h_t(k_t) + d_t(L_t)`` to the score, each a :class:`Term` or nothing.
 """
@@ -22,7 +22,7 @@ AXES = ("channels", "mid", "kernel", "depth")
 """The choices of a stage that may have a term; stem and tail have channels only."""
 
 LARGEST = 1e12
-"""No coefficient and no value of a term may be larger than this: sums with entropies keep their digits."""
+"""No part of a term may be larger than this: sums with entropies keep their digits."""
 
 _SMOOTH = ("log", "linear", "square")
 
@@ -46,6 +46,13 @@ class Term:
             return np.asarray(values[place])
         x = np.asarray(domain, float)
         return np.asarray(self.log * np.log(x) + self.linear * x + self.square * x**2)
+
+    def magnitude(self, domain: Sequence[int]) -> float:
+        """No less than any value over a domain, nor than the parts that it is a sum of."""
+        if self.table:
+            return float(np.abs(self(domain)).max())
+        x = np.asarray(domain, float)
+        return float((abs(self.log) * np.log(x) + abs(self.linear) * x + abs(self.square) * x**2).max())
 
     def content(self) -> dict[str, float]:
         """As it is written, a table by its choices."""
@@ -79,6 +86,8 @@ class Utility:
 
     def check(self, source: str, name: str, domains: Mapping[str, Sequence[int]]) -> None:
         """Raise :class:`InputError` where a term does not fit the ``domains`` of its part, by axis."""
+        if not any(True for _ in self.terms):
+            raise InputError(f"{source}: {name}: must have one of {', '.join(AXES)}")
         for axis, term in self.terms:
             where = f"{source}: {name}.{axis}"
             if axis not in domains:
@@ -89,13 +98,13 @@ class Utility:
                 missing, unknown = sorted(set(domain) - set(given)), sorted(set(given) - set(domain))
                 if unknown:
                     raise InputError(f"{where} = {term.content()}: {unknown[0]} is no value of its domain")
-                if missing or len(given) > len(domain):
-                    said = f"has no value for {missing[0]}" if missing else "has two values for a choice"
+                if missing or given != sorted(set(given)):
+                    said = f"has no value for {missing[0]}" if missing else "does not ascend"
                     raise InputError(f"{where} = {term.content()}: {said}; must have one for every value of its domain")
                 if any(getattr(term, key) != 0 for key in _SMOOTH):
                     raise InputError(f"{where}: must be a table or {', '.join(_SMOOTH)}, not both")
             numbers = [*(value for _, value in term.table), *(getattr(term, key) for key in _SMOOTH)]
-            if not all(finite(value) for value in numbers) or not (np.abs(term(domain)) <= LARGEST).all():
+            if not all(finite(value) for value in numbers) or not term.magnitude(domain) <= LARGEST:
                 raise InputError(f"{where} = {term.content()}: must be finite, and of at most {LARGEST:g} in magnitude")
 
 
@@ -104,7 +113,7 @@ def check(utilities: Iterable[Utility], source: str, parts: Mapping[int | str, M
     seen: set[int | str] = set()
     for number, utility in enumerate(utilities, start=1):
         name = f"objective.utility[{number}]"
-        known = not isinstance(utility.stage, bool) and utility.stage in parts
+        known = isinstance(utility.stage, int | str) and not isinstance(utility.stage, bool) and utility.stage in parts
         if not known or utility.stage in seen:
             allowed = ", ".join(map(repr, parts))
             said = f"one of {allowed}" if not known else "another than those before it"
@@ -155,5 +164,5 @@ def toml(utilities: Iterable[Utility]) -> list[str]:
 
 
 def magnitude(utility: Utility, domains: Mapping[str, Sequence[int]]) -> float:
-    """No less than what any choices of a part are worth, whatever the sign."""
-    return math.fsum(float(np.abs(term(domains[axis])).max()) for axis, term in utility.terms)
+    """No less than what the terms of any choices of a part add up to without their signs."""
+    return math.fsum(term.magnitude(domains[axis]) for axis, term in utility.terms)

@@ -55,9 +55,15 @@ def test_holm_never_lets_a_larger_p_be_smaller() -> None:
 
 def test_a_row_that_is_none_is_named(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
-    path.write_text("design,accuracy,seed\ndesigns/resnet.json,high,0\n")
-    with pytest.raises(InputError, match=r"runs.csv: row 2: .*must have design, seed and accuracy"):
-        entries(path)
+    header = "design,accuracy,seed"
+    for rows, sentence in (
+        ("a.json,high,0", r"row 2: .*must have design, seed and accuracy"),
+        ("a.json,79.1,0", r"row 2: accuracy = 79.1: must be from 0 to 1"),
+        ("a.json,0.7,0\na.json,0.7,0", r"row 3: design a.json with seed 0 is there twice"),
+    ):
+        path.write_text(f"{header}\n{rows}\n")
+        with pytest.raises(InputError, match=rf"runs.csv: {sentence}"):
+            entries(path)
 
 
 def test_all_designs_are_of_the_spec_and_spend_its_budgets() -> None:

@@ -293,8 +293,8 @@ def test_command_refuses_bad_places_and_kinds(
     file.write_text("")
     mlp = Path(__file__).parent.parent / "examples" / "mlp.toml"
     for arguments, sentence in (
-        ((TOY, "--out", file), "is a file; must be a folder"),
-        ((TOY, "--out", tmp_path / "none" / "runs"), "its folder does not exist"),
+        ((TOY, "--out", file), "cannot be made (File exists); must be a folder"),
+        ((TOY, "--out", file / "runs"), "cannot be made (Not a directory)"),
         ((mlp, "--out", tmp_path / "runs"), "must be a spec of a convolutional network"),
         ((TOY, "--out", tmp_path / "runs", "--number", 0), "--number = 0"),
         ((TOY, "--out", tmp_path / "runs", "--fill", 0), "--fill = 0.0"),

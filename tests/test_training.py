@@ -697,7 +697,7 @@ def test_bad_arguments_are_named(
         (design_file, ["--epochs", "0"], "--epochs = 0: must be an integer of at least 1"),
         (design_file, ["--limit", "151"], f"--limit = 151: {data} holds only 150 training images"),
         (design_file, ["--batch", "151"], "--batch = 151: must be at most 150, the training images"),
-        (design_file, ["--out", tmp_path / "no" / "run"], f"--out = {tmp_path}/no/run: its folder does not exist"),
+        (design_file, ["--out", tmp_path / "file" / "run"], f"{tmp_path}/file/run: cannot be made (Not a directory)"),
         (design_file, ["--out", tmp_path / "file"], f"{tmp_path}/file: cannot be made (File exists)"),
         (design_file, ["--runs", tmp_path], f"--runs = {tmp_path}: is a folder"),
         (design_file, ["--runs", tmp_path / "runs.csv"], f"{tmp_path}/runs.csv: column seed is missing"),

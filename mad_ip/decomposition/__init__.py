@@ -28,7 +28,7 @@ from mad_ip.lagrangian.workers import Workers, relaxation
 from mad_ip.lagrangian.workers import threads as thread_pool
 from mad_ip.spec import Objective, Path, Spec
 
-__all__ = ["Found", "crude_bound", "optimise", "unreachable"]
+__all__ = ["Found", "crude_bound", "magnitude", "optimise", "unreachable"]
 
 _WALKS, _STEPS, _HOT, _COLD = 8, 300_000, 2e-3, 5e-5
 """Walks that look for a first design, their steps at most, and their temperatures relative to the score."""
@@ -44,6 +44,9 @@ _ANY = -1e-6
 
 _BELOW = 1e-9
 """How far below the best design, relatively, options are kept for a check."""
+
+_PARTS = 5e-12
+"""Rounding of bounds, relative to what the parts of a score add up to; less than what counts as none."""
 
 _AROUND = 120
 """Values over all choices of a box around the best design where that check is made."""
@@ -120,6 +123,12 @@ def crude_bound(spec: Spec) -> float:
     return math.fsum(program.gains * widest) * (1 + 1e-9) + worth + 1e-9 * spec.magnitude
 
 
+def magnitude(spec: Spec) -> float:
+    """About what the parts of a score add up to without their signs."""
+    crude = crude_bound(spec)
+    return (abs(crude) if math.isfinite(crude) else 0.0) + spec.magnitude + spec.objective.depth_penalty
+
+
 @dataclass
 class _Descent:
     """A run of :func:`optimise`, whose arguments come first; ``ranked`` are the best designs with their scores."""
@@ -145,6 +154,8 @@ class _Descent:
         self.population = search.Population(self.spec)
         self.annealer = Annealer(relaxation(self.spec))
         self.bound = crude_bound(self.spec) - self.spec.objective.depth_penalty
+        # No bound is nearer to a score that is small beside its parts.
+        self.rounding = 0.0 if self.spec.objective.is_plain else _PARTS * magnitude(self.spec)
         self.judge = functools.cache(self._judge)
 
     @property
@@ -264,7 +275,9 @@ class _Descent:
 
     def _target(self) -> float:
         # While there are fewer designs than asked for, no box is too poor.
-        return self.last if self.last == -math.inf else self.last + self.gap * max(abs(self.score), 1e-9)
+        if self.last == -math.inf:
+            return self.last
+        return self.last + max(self.gap * max(abs(self.score), 1e-9), self.rounding)
 
     def _follow(self, state: State) -> bool:
         self.surround()

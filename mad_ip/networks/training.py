@@ -29,7 +29,15 @@ from torch.nn import functional
 from mad_ip import __version__
 from mad_ip.design import Design
 from mad_ip.errors import InputError, MadIpError
-from mad_ip.files import finite, read_bytes, read_json, require_folder, require_new, write_atomically
+from mad_ip.files import (
+    finite,
+    make_folder,
+    read_bytes,
+    read_json,
+    require_new,
+    require_place,
+    write_atomically,
+)
 from mad_ip.networks import images
 from mad_ip.networks.measure import evaluating
 from mad_ip.networks.network import Network
@@ -297,7 +305,7 @@ def train(
             raise InputError(f"{option} = {value}: must be at least {0 if option == '--checkpoint-minutes' else 1}")
     place = _device(device)
     folder = Path(out)
-    require_folder("--out", folder)
+    require_place("--out", folder)
     dataset = images.load(data)
     if dataset.classes != design.classes:
         raise InputError(f"{data}: holds {dataset.classes} classes; the design {design.name} has {design.classes}")
@@ -308,7 +316,7 @@ def train(
     if recipe.batch > len(dataset.train):
         raise InputError(f"--batch = {recipe.batch}: must be at most {len(dataset.train)}, the training images")
     identity = {"design": _sha256(design), "data": dataset.sha256, "recipe": recipe.content()}
-    _make(folder)
+    make_folder("--out", folder)
     with _locked(folder / ".lock") as free, _settings(place, threads):
         if not free:
             raise InputError(f"{folder}: another training is at work there; --out must be another folder")
@@ -645,13 +653,6 @@ def _settings(device: torch.device, threads: int | None) -> Iterator[None]:
         filling.fill_uninitialized_memory = filled
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); a writable folder is needed") from None
-
-
 @contextlib.contextmanager
 def _locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Whether the lock at ``path`` could be had; a process that is killed gives it back."""
@@ -713,9 +714,10 @@ def _runs(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not path.exists():
         return list(RUN_COLUMNS), []
     try:
-        columns, *rows = csv.reader(io.StringIO(read_bytes(path).decode()), strict=True)
+        found = list(csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig")), strict=True))
     except (ValueError, csv.Error) as error:
         raise InputError(f"{path}: not a table of runs ({error}); must be a CSV file with a header") from None
+    columns, rows = (found[0], found[1:]) if found else ([], [])
     missing = [column for column in RUN_COLUMNS if column not in columns]
     if missing:
         raise InputError(f"{path}: column {missing[0]} is missing; must have {', '.join(RUN_COLUMNS)}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from mad_ip.design import Design, relative_gap, violations
+from mad_ip.design import Design, negligible, relative_gap, violations
 from mad_ip.spec import Spec
-from mad_ip.verification.exhaustion import architectures
+from mad_ip.verification.exhaustion import architectures, score_slack
 
 __all__ = ["OPTIMAL_GAP", "STATUSES", "audit"]
 
@@ -45,11 +45,17 @@ def _certificate(spec: Spec, design: Design, optimal_gap: float) -> list[str]:
     found += differences
     if certificate.status not in STATUSES:
         found.append(f"certificate.status {certificate.status!r}: must be one of {', '.join(STATUSES)}")
-    elif certificate.status == "optimal" and not gap <= optimal_gap:
+    elif certificate.status == "optimal" and not (gap <= optimal_gap or _negligible(certificate.bound, spec, design)):
         found.append(f"certificate.status 'optimal': bound and score leave a gap of {gap!r}, above {optimal_gap}")
     if not certificate.seconds >= 0:
         found.append(f"certificate.seconds {certificate.seconds!r}: must be at least 0")
     return found
+
+
+def _negligible(bound: float, spec: Spec, design: Design) -> bool:
+    """Whether a bound exceeds the score by nothing that counts."""
+    metrics = design.measure(spec.objective)
+    return bound - metrics.score <= negligible(spec, metrics)
 
 
 def _verification(spec: Spec, design: Design) -> list[str]:
@@ -75,7 +81,7 @@ def _bounded(where: str, bound: float, stored: float, spec: Spec, design: Design
     """The gap that a bound leaves, and what contradicts it."""
     found = []
     score = design.measure(spec.objective).score
-    if not bound >= score - _TOLERANCE * abs(score):
+    if not bound >= score - score_slack(spec, design.measure(spec.objective)):
         found.append(f"{where}.bound {bound!r}: below the score {score!r} of the design itself")
     gap = relative_gap(score, bound)
     if not math.isclose(stored, gap, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mad_ip.design import Design, relative_gap, violations
+from mad_ip.design import Design, negligible, relative_gap, violations
 from mad_ip.errors import InputError
 from mad_ip.files import finite
 from mad_ip.lagrangian import workers
@@ -82,8 +82,11 @@ def bound(
     valid all the same. The result does not depend on the number of ``threads``. Whether the design is feasible is
     :func:`mad_ip.verification.audit.audit`'s to say.
     """
-    score = design.measure(spec.objective).score
-    target = score + gap * max(abs(score), _TOLERANCE)
+    metrics = design.measure(spec.objective)
+    score = metrics.score
+    # No bound is nearer to a score that is small beside its parts.
+    rounding = 0.0 if spec.objective.is_plain else negligible(spec, metrics) / 2
+    target = score + max(gap * max(abs(score), _TOLERANCE), rounding)
     better: Design | None = None
 
     @functools.cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mad_ip import __version__
-from mad_ip.design import Design, Verification, relative_gap
+from mad_ip.design import Design, Verification, negligible, relative_gap
 from mad_ip.errors import InputError
 from mad_ip.spec import Spec
 from mad_ip.verification.attack import EVALUATIONS, Attack, attack
@@ -292,7 +292,9 @@ class _Run:
             self.failures.append(f"bound {upper!r}: no feasible design scores more, yet the design scores {score!r}")
             return
         self.bound, self.left = float(max(upper, score)), float(relative_gap(self.metrics.score, upper))
-        self.proven = self.left <= self.gap
+        # Of a score that is small beside its parts no gap can be proven that is smaller than their rounding.
+        cancels = not self.spec.objective.is_plain and upper - score <= negligible(self.spec, self.metrics)
+        self.proven = self.left <= self.gap or cancels
         if not self.proven and (self.stopped or self._seconds() > self.limit):
             raise _Stopped
 
