@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import math
@@ -229,6 +230,15 @@ class Design:
             classes=spec.input.classes,
             device=spec.device,
         )
+
+    @property
+    def structure_sha256(self) -> str:
+        """Of all that the network is made of, and of nothing that a spec or a proof says about it."""
+        keys = ("block", "stride", "channels", "mid", "kernel", "depth")
+        stages = [[getattr(stage, key) for key in keys] for stage in self.stages]
+        stem = [self.stem.kernel, self.stem.stride, self.stem.channels]
+        content = [self.input_shape, stem, stages, self.tail, self.classes]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
     def path(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from mad_ip.statistics import LEAST, Floats, Integers
 __all__ = ["PERCENT", "Runs", "read_runs"]
 
 PERCENT = 100.0
+
+_ALIKE = ("epochs", "recipe", "data_sha256")
+"""Columns that are the same for runs trained alike."""
 
 
 @dataclass(frozen=True)
@@ -42,35 +46,52 @@ class Runs:
 class _Run(NamedTuple):
     row: int
     design: str
-    seed: str
+    seed: int | None
     accuracy: float
+    facts: dict[str, str]
 
 
 def read_runs(path: Path, spec: Spec) -> Runs:
     """Read a table of runs, with columns ``design`` (relative to its folder), ``accuracy`` and, if any, ``seed``.
 
     Accuracies are in [0, 1], or all in percent. Raise :class:`InputError` naming the row for a design that is not in
-    the space of the spec, whatever its budgets, and for anything else that is wrong.
+    the space of the spec, whatever its budgets, for runs that were not trained alike as far as the columns ``epochs``,
+    ``recipe``, ``data_sha256`` and ``design_sha256`` tell, and for anything else that is wrong.
     """
     runs = _runs(path)
     unit = _unit(path, runs)
-    files: dict[str, Choices] = {}
-    seen: dict[tuple[str, str], int] = {}
+    for run in runs:
+        for column in _ALIKE:
+            _require_same(path, column, runs[0], run, "; runs must be trained alike, others be in tables of their own")
+    files: dict[Path, Choices] = {}
+    first: dict[Path, _Run] = {}
+    structure: dict[Path, str] = {}
+    seen: dict[tuple[Path, int | None], int] = {}
     by_path: dict[Choices, list[float]] = {}
     for run in runs:
         where = f"{path}: row {run.row}: design = {run.design!r}"
-        if run.design not in files:
+        file = Path(os.path.realpath(path.parent / run.design))
+        if file not in files:
             try:
                 design = Design.load(path.parent / run.design)
             except InputError as error:
                 raise InputError(f"{path}: row {run.row}: {error}") from None
-            files[run.design] = _path_of(design, spec, where)
-        key = (run.design, run.seed)
-        if key in seen:
-            of_seed = f" with seed {run.seed}" if run.seed else " without a seed"
-            raise InputError(f"{where}: is in row {seen[key]}, too,{of_seed}; must be there once for every seed")
-        seen[key] = run.row
-        by_path.setdefault(files[run.design], []).append(run.accuracy / unit)
+            files[file] = _path_of(design, spec, where)
+            first[file], structure[file] = run, design.structure_sha256
+        trained = run.facts.get("design_sha256")
+        if trained and trained != structure[file]:
+            raise InputError(f"{where}: is not the network that was trained, design_sha256 = {trained}; must be that")
+        if (run.seed is None) != (first[file].seed is None):
+            raise InputError(
+                f"{where}: is in row {first[file].row}, too, and one of the two has no seed; must have one in every row"
+            )
+        if (file, run.seed) in seen:
+            of_seed = " without a seed" if run.seed is None else f" with seed {run.seed}"
+            raise InputError(
+                f"{where}: is in row {seen[file, run.seed]}, too,{of_seed}; must be there once for every seed"
+            )
+        seen[file, run.seed] = run.row
+        by_path.setdefault(files[file], []).append(run.accuracy / unit)
     if len(by_path) < LEAST:
         raise InputError(
             f"{path}: has {len(by_path)} designs; must have at least {LEAST}, one for each part of a cross-validation"
@@ -83,7 +104,7 @@ def read_runs(path: Path, spec: Spec) -> Runs:
     squares = sum(float(np.var(values)) * len(values) for values in by_path.values())
     return Runs(
         source=str(path),
-        files=tuple(path.parent / name for name in files),
+        files=tuple(files),
         paths=tuple(by_path),
         accuracy=accuracy,
         number=number,
@@ -100,9 +121,10 @@ def _runs(path: Path) -> list[_Run]:
     if not lines:
         raise InputError(f"{path}: is empty; must have the columns design and accuracy, and a row for every run")
     header = [cell.strip() for cell in lines[0][1]]
-    for column in ("design", "accuracy", "seed"):
+    told = (*_ALIKE, "design_sha256")
+    for column in ("design", "accuracy", "seed", *told):
         number = header.count(column)
-        if number > 1 or (number == 0 and column != "seed"):
+        if number > 1 or (number == 0 and column in ("design", "accuracy")):
             said = "is there twice" if number else f"is missing among {', '.join(header)}"
             raise InputError(
                 f"{path}: column {column} {said}; must have design and accuracy, and may have seed, each once"
@@ -112,12 +134,34 @@ def _runs(path: Path) -> list[_Run]:
         if len(line) != len(header):
             raise InputError(f"{path}: row {row} has {len(line)} cells; must have {len(header)} like the header")
         cells = dict(zip(header, (cell.strip() for cell in line), strict=True))
-        if not cells["design"]:
-            raise InputError(f"{path}: row {row}: design is empty; must be the path of a design.json")
-        found.append(_Run(row, cells["design"], cells.get("seed", ""), _accuracy(path, row, cells["accuracy"])))
+        if not cells["design"] or "\0" in cells["design"]:
+            said = "has a null character" if cells["design"] else "is empty"
+            raise InputError(f"{path}: row {row}: design {said}; must be the path of a design.json")
+        seed, accuracy = _seed(path, row, cells.get("seed", "")), _accuracy(path, row, cells["accuracy"])
+        facts = {column: cells[column] for column in told if column in cells}
+        found.append(_Run(row, cells["design"], seed, accuracy, facts))
     if not found:
         raise InputError(f"{path}: has no rows; must have one for every run")
     return found
+
+
+def _require_same(path: Path, column: str, one: _Run, other: _Run, allowed: str) -> None:
+    values = [run.facts.get(column) for run in (one, other)]
+    if values[0] != values[1]:
+        raise InputError(
+            f"{path}: {column} = {values[0] or 'nothing'} in row {one.row} and {values[1] or 'nothing'} in row "
+            f"{other.row}{allowed}"
+        )
+
+
+def _seed(path: Path, row: int, text: str) -> int | None:
+    if not text:
+        return None
+    try:
+        # A spreadsheet may write 0 as 0.0.
+        return int(text.removesuffix(".0"))
+    except ValueError:
+        raise InputError(f"{path}: row {row}: seed = {text}: must be an integer, or empty") from None
 
 
 def _accuracy(path: Path, row: int, text: str) -> float:
@@ -138,7 +182,7 @@ def _unit(path: Path, runs: Sequence[_Run]) -> float:
         if run.accuracy <= 1:
             raise InputError(
                 f"{path}: row {run.row}: accuracy = {run.accuracy:g}: is at most 1, and {percent[0].accuracy:g} in row "
-                f"{percent[0].row} is not; must all be from 0 to 1, or all above 1 and in percent"
+                f"{percent[0].row} is not; must all be from 0 to 1, or all above 1 and in percent; write fractions"
             )
     return PERCENT
 

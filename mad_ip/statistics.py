@@ -42,6 +42,7 @@ __all__ = [
     "held_out",
     "interval",
     "partial_correlation",
+    "precision",
     "ranked",
     "resampled",
     "select",
@@ -216,7 +217,7 @@ def _most_likely(values: Floats, behind: Booleans | None, targets: _Targets) -> 
     likelihood = targets.scale - len(values) * np.log(noise)
     ridge, power = (int(place) for place in np.unravel_index(likelihood.argmax(), likelihood.shape))
     coefficients = problem.coefficients(ridge, power)
-    intercept = float(problem.mean_target[power] - problem.mean @ coefficients)
+    intercept = problem.intercept(coefficients, power)
     within = values if behind is None else values[~behind]
     return Fit(
         way=0,
@@ -281,6 +282,10 @@ class _Ridge:
         leverage = self.shrunk @ (self.u**2).T + self.root**2 / (self.root**2).sum()
         return np.asarray((self.centred - fitted) / (np.maximum(1 - leverage, 1e-9) * self.root)[:, :, None])
 
+    def intercept(self, coefficients: Floats, target: int) -> float:
+        """That which goes with coefficients of one target."""
+        return float(self.mean_target[target] - self.mean @ coefficients)
+
     def coefficients(self, ridge: int, target: int) -> Floats:
         """Those (q) of one target."""
         return np.asarray(self.v @ (self.shrunk[ridge] / self.s * (self.u.T @ self.centred[:, target])))
@@ -288,16 +293,36 @@ class _Ridge:
 
 def resampled(
     columns: Columns, found: Fit, accuracy: Floats, weights: Floats, generator: np.random.Generator, number: int
-) -> Floats:
-    """The coefficients (number, q) of fits to bootstrap samples of the networks, with the power and ridge of a fit."""
+) -> tuple[Floats, Floats]:
+    """Of fits to bootstrap samples of the networks, with the power and ridge of a fit: intercepts and coefficients.
+
+    They are (number) and (number, q).
+    """
     target = _transformed(_error(accuracy, found.largest) / found.reference, found.power)[:, None]
     kept = (found.coefficients != 0) | ~columns.positive
-    coefficients = np.zeros((number, len(kept)))
-    for sample in coefficients:
+    intercepts, coefficients = np.zeros(number), np.zeros((number, len(kept)))
+    for n, sample in enumerate(coefficients):
         rows = generator.integers(0, len(accuracy), len(accuracy))
         problem = _Ridge.of(columns.values[np.ix_(rows, kept)], target[rows], weights[rows], np.array([found.ridge]))
         sample[kept] = problem.coefficients(0, 0)
-    return coefficients
+        intercepts[n] = problem.intercept(sample[kept], 0)
+    return intercepts, coefficients
+
+
+def precision(candidates: Sequence[Candidate], accuracy: Floats, number: Integers, noise: float | None) -> Floats:
+    """Weights, 1 on average, of networks whose accuracy is a mean over a ``number`` of runs.
+
+    They are 1 / (tau^2 + noise^2 / number), ``noise`` the standard deviation of a run: a score misses every network by
+    some tau, too, however often it was trained. It is what runs leave unexplained of the residuals of the likeliest of
+    the fits with equal weights.
+    """
+    weights = np.ones(len(accuracy))
+    if not noise or np.ptp(number) == 0:
+        return weights
+    first = max((fit(candidate, accuracy, weights) for candidate in candidates), key=lambda one: one.likelihood)
+    own = noise**2 / number
+    weights = 1 / (max(0.0, (first.reference * first.noise) ** 2 - float(own.mean())) + own)
+    return np.asarray(weights / weights.mean())
 
 
 # ---- Utilities of choices

@@ -8,7 +8,8 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import pytest
 from scipy import optimize, stats
 
 from mad_ip import calibration, statistics
-from mad_ip.calibration import AS_GIVEN, Calibration, calibrate
+from mad_ip.calibration import AS_GIVEN, Calibration, Promise, calibrate
 from mad_ip.cli import main
 from mad_ip.design import Design
+from mad_ip.errors import InputError
 from mad_ip.runs import Runs, read_runs
 from mad_ip.search import Population
 from mad_ip.solve import solve
@@ -62,9 +64,13 @@ TRUE = (
 """What the choices are worth in points."""
 
 
-@pytest.fixture(autouse=True)
-def _short_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_GENERATIONS", 20)
+@pytest.fixture(autouse=True, scope="module")
+def _short_search() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "_GENERATIONS", 20)
+        patch.setattr(calibration, "_LIMITS", 9)
+        patch.setattr(calibration, "_RESAMPLED", 60)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +249,19 @@ def test_bootstrap_intervals_cover() -> None:
     assert 0.90 <= covered / 200 <= 0.985
 
 
+def test_many_runs_of_a_network_do_not_outweigh_what_its_score_misses() -> None:
+    generator = np.random.default_rng(0)
+    values, number = generator.normal(size=(60, 3)), np.where(np.arange(60) < 3, 100, 1)
+    candidates = [Candidate("linear", (statistics.free(values),))]
+    for missed, low, high in ((0.01, 1.0, 1.1), (0.0, 20.0, 100.0)):
+        noise = generator.normal(0, 0.002 / np.sqrt(number)) + generator.normal(0, missed, 60)
+        weights = statistics.precision(candidates, 0.7 + 0.01 * values[:, 0] + noise, number, 0.002)
+        assert weights.mean() == pytest.approx(1)
+        assert low < weights[0] / weights[-1] <= high * (1 + 1e-9)
+    np.testing.assert_array_equal(statistics.precision(candidates, noise, number, None), np.ones(60))
+    np.testing.assert_array_equal(statistics.precision(candidates, noise, np.full(60, 2), 0.1), np.ones(60))
+
+
 def test_prior_steps_are_a_brownian_motion_and_are_interpolated() -> None:
     position = Position("c", "channels", (16, 24, 32, 64), seen=(16, 32, 64))
     (base,) = Prior("log", own_slope=0.0, own_step=1.0).bases([position])
@@ -297,6 +316,112 @@ def test_utilities_are_recovered(spec: Spec, found: Calibration) -> None:
     assert slope == pytest.approx(1, abs=0.15)
 
 
+def test_what_is_not_fitted_is_shown_as_it_ranks(found: Calibration, spec: Spec) -> None:
+    designs = [Design.chosen(spec, path) for path in found.runs.paths]
+    macs, params, score = (
+        np.asarray([getattr(d.metrics, key) for d in designs], float) for key in ("macs", "params", "score")
+    )
+    accuracy: Any = found.runs.accuracy
+    rows = {row.name: row for row in (*found.candidates, *found.baselines)}
+    for name, own in (("MACs", macs), ("parameters", params), (AS_GIVEN, score)):
+        assert rows[name].spearman.value == pytest.approx(stats.spearmanr(own, accuracy).statistic, abs=1e-12)
+        assert rows[name].regret.value == pytest.approx(100 * statistics.expected_regret(own, accuracy))
+        assert math.isfinite(rows[name].log_density)
+    partial = statistics.partial_correlation(score, accuracy, (macs, params))
+    assert rows[AS_GIVEN].partial.value == pytest.approx(partial)
+    assert found.against == rows["MACs"]
+
+
+def test_columns_of_any_design_are_those_of_the_runs(spec: Spec) -> None:
+    features = calibration._Features(spec, runs_of(spec, utility, noise=0.3, number=20).paths)
+    for ways in calibration._candidates(features).values():
+        for way in ways[:4]:
+            for n in (0, 7, 19):
+                if way.columns.behind is None or not way.columns.behind[n]:
+                    row = calibration._columns_of(features, way, features.paths[n])
+                    np.testing.assert_allclose(row, way.columns.values[n], atol=1e-9)
+
+
+def test_a_gain_is_promised_only_beyond_chance(found: Calibration) -> None:
+    predicted, measured, trained = found.promise
+    assert found.promises
+    assert predicted is not None
+    assert measured is not None
+    assert predicted.low < predicted.value < predicted.high
+    assert not trained
+    assert f"; the optimum is expected to be better at {100 * predicted.value:.2f} % (" in found.verdict
+    assert found.verdict.endswith(f", the best trained design has {100 * measured:.2f} %")
+    unsure = Promise(predicted._replace(low=measured - 0.01), measured, trained=False)
+    for other in (
+        dataclasses.replace(found, promise=unsure),
+        dataclasses.replace(found, surer=0.9),
+        dataclasses.replace(found, promise=found.promise._replace(trained=True)),
+    ):
+        assert not other.promises
+        assert "; no gain is promised: the optimum" in other.verdict
+        assert other.content()["promises"] is False
+    for promise, said in (
+        (found.promise._replace(measured=None), "no trained design is within the budgets"),
+        (found.promise._replace(predicted=None), "no design within the budgets was found"),
+    ):
+        other = dataclasses.replace(found, promise=promise)
+        assert not other.promises
+        assert other.verdict.endswith(said)
+        json.dumps(other.content(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("likeliest", "chosen", "constant"),
+    [("entropy and utilities, smooth", "utilities, smooth", False), (AS_GIVEN, "utilities, smooth", True)],
+)
+def test_what_has_nothing_of_its_own_is_not_chosen(
+    likeliest: str, chosen: str, constant: bool, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = [likeliest, "utilities, smooth"]
+
+    def select(candidates: list[Candidate], accuracy: Any, weights: Any, seed: int) -> Any:
+        names = [candidate.name for candidate in candidates]
+        density = [-order.index(name) if name in order else -9.0 for name in names]
+        predicted = np.random.default_rng(seed).normal(size=len(accuracy))
+        return names.index(likeliest), [
+            statistics.HeldOut(predicted, np.full(len(accuracy), float(own))) for own in density
+        ]
+
+    monkeypatch.setattr(statistics, "select", select)
+    found = calibrate(spec, runs_of(spec, lambda design: -design.metrics.entropy / 1000, noise=0.1, number=30))
+    assert found.row.name == chosen
+    assert found.constant == constant
+    assert ("; designs held out prefer a constant; " in found.verdict) == constant
+
+
+def test_a_limit_of_the_spec_is_kept(spec: Spec) -> None:
+    own = dataclasses.replace(spec, budget=Budget(effectiveness=0.2), sha256="")
+
+    def worth(design: Design) -> float:
+        return design.metrics.entropy / 1000 - 4 * (design.metrics.effectiveness > 0.35)
+
+    found = calibrate(own, runs_of(own, worth, noise=0.1, number=40))
+    assert found.limit == pytest.approx(0.35, abs=0.08)
+    assert found.spec.budget.effectiveness == 0.2
+    assert f"entropy, fitted with rho_0 = {found.limit:g} (the spec's own 0.2 is kept) has " in found.verdict
+    assert found.content()["rho_0"] == found.limit
+
+
+def test_fewer_designs_than_coefficients_are_refused(tmp_path: Path) -> None:
+    text, _, stage = TEXT.rpartition("[[stage]]")
+    stage = f"[[stage]]{stage}weight = 1.0\n".replace("stride = 2", "stride = 1")
+    path = tmp_path / "spec.toml"
+    path.write_text(text + 10 * stage)
+    own = Spec.load(path)
+    population = Population(own)
+    paths = (population.path(np.zeros(len(population.sizes), np.int64)),) * 10
+    runs = Runs("runs.csv", (), paths, np.linspace(0.6, 0.7, 10), np.ones(10, np.int64), None)
+    with pytest.raises(
+        InputError, match=r"has 10 designs; must have at least 11, as many as .* has coefficients \(entropy"
+    ):
+        calibrate(own, runs)
+
+
 def test_the_optimum_of_the_calibrated_spec_is_near_the_true_one(
     spec: Spec, found: Calibration, in_this_process: Callable[..., Any]
 ) -> None:
@@ -334,8 +459,15 @@ def test_the_limit_on_effectiveness_is_found(spec: Spec, convention: str) -> Non
     def worth(design: Design) -> float:
         return design.metrics.entropy / 1000 - 4 * (design.metrics.effectiveness > 0.35)
 
-    found = calibrate(spec, runs_of(spec, worth, noise=0.1))
+    runs = runs_of(spec, worth, noise=0.1)
+    designs = [Design.chosen(spec, path) for path in runs.paths]
+    (lucky, *_) = (n for n, d in enumerate(designs) if d.metrics.effectiveness > 0.4 and d.metrics.macs < 8e6)
+    runs.accuracy[lucky] = runs.accuracy.max() + 0.01
+    found = calibrate(spec, runs)
     assert found.row.name == "entropy, fitted"
+    assert f" with rho_0 = {found.spec.budget.effectiveness:g} has " in found.verdict
+    # The budgets are those of the spec as given.
+    assert found.promise.measured == runs.accuracy[lucky]
     assert found.spec.objective.utilities == ()
     assert found.spec.objective.entropy > 0
     assert found.spec.budget.effectiveness == pytest.approx(0.35, abs=0.05)
@@ -377,6 +509,7 @@ def test_nothing_beats_a_random_pick_of_noise(spec: Spec, monkeypatch: pytest.Mo
     found = calibrate(spec, runs_of(spec, lambda design: 0.0, noise=1.0, number=40))
     assert found.against.name == "a random pick"
     assert found.verdict.startswith("Nothing beats a random pick: ")
+    assert "; no gain is promised: the optimum" in found.verdict
     assert found.to_toml()
 
 
@@ -385,6 +518,16 @@ def test_the_objective_as_given_stays(spec: Spec) -> None:
     found = calibrate(own, runs_of(own, lambda design: design.metrics.score, noise=0.2))
     assert found.row.name == AS_GIVEN
     assert found.spec == own
+    scores = [Design.chosen(own, path).metrics.score for path in found.runs.paths]
+    assert found.row.spearman.value == pytest.approx(stats.spearmanr(scores, found.runs.accuracy).statistic)
+    predicted, measured, _ = found.promise
+    assert predicted is not None
+    assert measured is not None
+    assert predicted.value > measured - 0.01
+    assert found.verdict.endswith(f"the best trained design has {100 * measured:.2f} %")
+    content = found.content()
+    assert content["promise"] == {"predicted": predicted, "measured": measured, "trained": found.promise.trained}
+    assert list(content["coefficients"]) == [AS_GIVEN]
 
 
 def test_a_tail_and_values_that_no_design_has(spec: Spec) -> None:
@@ -417,18 +560,28 @@ def table(folder: Path, rows: list[list[object]]) -> Path:
     return path
 
 
-@pytest.fixture
-def trained(spec: Spec, tmp_path: Path) -> tuple[Path, Path, list[list[object]]]:
-    """A folder with spec.toml, designs and a table of two runs of each."""
-    (tmp_path / "spec.toml").write_text(TEXT)
-    (tmp_path / "designs").mkdir()
+@pytest.fixture(scope="module")
+def fourteen(spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[object]]]:
+    """A folder with spec.toml and designs, and a table of two runs of each."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "spec.toml").write_text(TEXT)
+    (folder / "designs").mkdir()
     runs = runs_of(spec, utility, noise=0.2, number=14)
     rows: list[list[object]] = [["seed", "design", "accuracy", "epochs"]]
     for number, (path, accuracy) in enumerate(zip(runs.paths, runs.accuracy, strict=True)):
-        Design.chosen(spec, path).save(tmp_path / "designs" / f"{number}.json")
+        Design.chosen(spec, path).save(folder / "designs" / f"{number}.json")
         name = f"designs/{number}.json"
         rows += [[seed, name, round(float(accuracy) + 0.002 * seed, 4), 5] for seed in (0, 1)]
-    return tmp_path, table(tmp_path, rows), rows
+    return folder, rows
+
+
+@pytest.fixture
+def trained(fourteen: tuple[Path, list[list[object]]], tmp_path: Path) -> tuple[Path, Path, list[list[object]]]:
+    """A copy with the table written."""
+    folder, rows = fourteen
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    own = [list(row) for row in rows]
+    return tmp_path, table(tmp_path, own), own
 
 
 def test_runs_of_a_design_are_averaged(spec: Spec, trained: tuple[Path, Path, list[list[object]]]) -> None:
@@ -438,6 +591,9 @@ def test_runs_of_a_design_are_averaged(spec: Spec, trained: tuple[Path, Path, li
     assert runs.number.tolist() == [2] * 14
     assert runs.accuracy[0] == pytest.approx((float(str(rows[1][2])) + float(str(rows[2][2]))) / 2)
     assert runs.noise == pytest.approx(0.002 / math.sqrt(2))
+    hashes = {row[1]: Design.load(folder / str(row[1])).structure_sha256 for row in rows[1:]}
+    hashed = [[*rows[0], "design_sha256"], *([*row, hashes[row[1]]] for row in rows[1:])]
+    assert read_runs(table(folder, hashed), spec).number.tolist() == [2] * 14
     percent = [rows[0], *([seed, name, 100 * float(str(value)), epochs] for seed, name, value, epochs in rows[1:])]
     again = read_runs(table(folder, percent), spec)
     np.testing.assert_allclose(again.accuracy, runs.accuracy)
@@ -467,6 +623,7 @@ def test_the_command_writes_spec_and_page(
     content = json.loads(run(monkeypatch, capsys, 0, str(folder / "spec.toml"), *options, "--json"))
     assert content["verdict"] == lines[0].rstrip()
     assert content["designs"] == 14
+    assert text.count("<h3>") == len({one["stage"] for one in content["utilities"]})
     assert text.count("data:image/svg+xml;base64,") == 1 + bool(content["utilities"])
 
 
@@ -492,6 +649,19 @@ def _set(row: int, column: int, value: object) -> Callable[[Path, list[list[obje
     return change
 
 
+def _column(name: str, row: int, value: object) -> Callable[[Path, list[list[object]]], None]:
+    def change(folder: Path, rows: list[list[object]]) -> None:
+        for own in rows:
+            own.append(name if own is rows[0] else value if own is rows[row] else "same")
+
+    return change
+
+
+def _again(design: str, seed: object, epochs: int) -> Callable[[Path, list[list[object]]], None]:
+    """The first run in the place of the second one, too, or one more of its design."""
+    return lambda folder, rows: rows.__setitem__(2, [seed, design, rows[1][2], epochs])
+
+
 def _structure(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, list[list[object]]], None]:
     """Another design in the place of the first one, measured again."""
 
@@ -508,13 +678,34 @@ def _structure(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, list
 BAD: dict[str, tuple[Callable[[Path, list[list[object]]], None], str]] = {
     "missing design": (_set(3, 1, "designs/none.json"), "row 4: .*none.json: cannot be read"),
     "no design": (_set(3, 1, ""), "row 4: design is empty"),
+    "null": (_set(3, 1, "a\0b"), "row 4: design has a null character; must be the path"),
     "not a design": (_set(3, 1, "spec.toml"), "row 4: .*spec.toml: not a JSON file"),
     "above one": (_set(1, 2, 101), "row 2: accuracy = 101: must be a number from 0 to 1"),
     "negative": (_set(1, 2, -0.1), "row 2: accuracy = -0.1: must be"),
     "nan": (_set(1, 2, "nan"), "row 2: accuracy = nan: must be"),
     "text": (_set(1, 2, "good"), "row 2: accuracy = good: must be"),
-    "mixed": (_set(1, 2, 71.5), "row 3: accuracy = .* is at most 1, and 71.5 in row 2 is not"),
+    "mixed": (_set(1, 2, 71.5), "row 3: accuracy = .* is at most 1, and 71.5 in row 2 is not.*; write fractions"),
     "twice": (_set(2, 0, 0), "row 3: design = 'designs/0.json': is in row 2, too, with seed 0"),
+    "twice by another path": (
+        _again("./designs/../designs/0.json", 0, 5),
+        "row 3: design = './designs/../designs/0.json': is in row 2, too, with seed 0",
+    ),
+    "twice by another seed": (_again("designs/0.json", "00", 5), "is in row 2, too, with seed 0"),
+    "one without a seed": (
+        _again("designs/0.json", "", 5),
+        "row 3: .* is in row 2, too, and one of the two has no seed",
+    ),
+    "seed": (_set(2, 0, "1st"), "row 3: seed = 1st: must be an integer, or empty"),
+    "twice with other epochs": (
+        _again("designs/0.json", 0, 300),
+        "epochs = 5 in row 2 and 300 in row 3; runs must be trained alike",
+    ),
+    "recipe": (_column("recipe", 4, "other"), "recipe = same in row 2 and other in row 5; runs must be trained alike"),
+    "data": (_column("data_sha256", 4, ""), "data_sha256 = same in row 2 and nothing in row 5"),
+    "hash": (
+        _column("design_sha256", 4, "other"),
+        "row 2: design = 'designs/0.json': is not the network that was trained, design_sha256 = same; must be that",
+    ),
     "no column": (_set(0, 2, "top1"), "column accuracy is missing among seed, design, top1, epochs"),
     "column twice": (_set(0, 3, "accuracy"), "column accuracy is there twice"),
     "short row": (lambda folder, rows: rows[5].pop(), "row 6 has 3 cells; must have 4"),
@@ -662,6 +853,9 @@ def test_an_encoding_that_tells_more_is_found(tmp_path: Path) -> None:
         (lambda rows: rows[3].update(arch=rows[4]["arch"]), "times; every network must be there once"),
         (lambda rows: rows[3].update(acc=[float("nan"), 80.0]), "network 4: acc = nan: must be a finite number"),
         (lambda rows: rows[3].update(acc=[180.0, 80.0]), "has an accuracy of 180; must be from 0 to 1"),
+        (lambda rows: rows[3].update(acc=[0.8, 0.81]), "has accuracies of 0.8 and of 8.*; must all be from 0 to 1, or"),
+        (lambda rows: [row.update(acc=[80.0]) for row in rows], "has the accuracy 80 for all networks; must differ"),
+        (lambda rows: rows[0].update(arch="0"), "network 1: arch = '0': has 1 digits; must have 5"),
         (lambda rows: rows[3].update(acc=[]), "network 4: acc = .*: must have at least one accuracy"),
         (lambda rows: rows[3].pop("flops"), "network 4 has no flops"),
         (

@@ -113,6 +113,13 @@ def read(path: Path) -> Table:
         if not 0 <= value <= 100:
             raise InputError(f"{path}: has an accuracy of {value:g}; must be from 0 to 1, or from 0 to 100 in percent")
     unit = 100.0 if values.max() > 1 else 1.0
+    if unit > 1 and values.min() <= 1:
+        raise InputError(
+            f"{path}: has accuracies of {values.min():g} and of {values.max():g}; must all be from 0 to 1, or all "
+            "above 1 and in percent; write fractions"
+        )
+    if np.ptp(mean) == 0:
+        raise InputError(f"{path}: has the accuracy {mean[0]:g} for all networks; must differ")
     macs, params = (_column(path, rows, keys[key][0]) for key in ("macs", "params"))
     return Table(tuple(encodings), mean / unit, None if runs is None else runs / unit, macs, params)
 
@@ -245,16 +252,16 @@ def _digits(value: Any) -> tuple[str, ...]:
 
 
 def _encoding(path: Path, rows: _Rows, key: str) -> Encoding:
-    texts = []
-    for where, row in rows.items():
-        value = _value(path, where, row, key)
-        texts.append(_digits(value))
-        if not texts[-1] or len(texts[-1]) != len(texts[0]):
+    values = {where: _value(path, where, row, key) for where, row in rows.items()}
+    texts = {where: _digits(value) for where, value in values.items()}
+    ((length, _),) = Counter(map(len, texts.values())).most_common(1)
+    for where, text in texts.items():
+        if not text or len(text) != length:
             raise InputError(
-                f"{path}: {named(where)}: {named(key)} = {value!r}: has {len(texts[-1])} digits; must have "
-                f"{len(texts[0])} like the others, with leading zeros"
+                f"{path}: {named(where)}: {named(key)} = {values[where]!r}: has {len(text)} digits; must have "
+                f"{length} like the others, with leading zeros"
             )
-    table = np.array(texts)
+    table = np.array(list(texts.values()))
     positions, choices = [], []
     for number, column in enumerate(table.T, start=1):
         alphabet = sorted(set(column.tolist()), key=lambda digit: (not digit.isdecimal(), len(digit), digit))

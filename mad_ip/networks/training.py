@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import math
@@ -74,7 +73,6 @@ RUN_COLUMNS = (
 """Of the table that :func:`record` adds to."""
 _MEASURED = {"accuracy", "seconds"}
 """What tells no run from another."""
-_STAGE = ("block", "stride", "channels", "mid", "kernel", "depth")
 _LOG_COLUMNS = ("epoch", "learning_rate", "train_loss", "test_accuracy", "seconds")
 
 
@@ -315,7 +313,7 @@ def train(
         dataset = dataclasses.replace(dataset, train=dataset.train.limited(recipe.limit, recipe.seed))
     if recipe.batch > len(dataset.train):
         raise InputError(f"--batch = {recipe.batch}: must be at most {len(dataset.train)}, the training images")
-    identity = {"design": _sha256(design), "data": dataset.sha256, "recipe": recipe.content()}
+    identity = {"design": design.structure_sha256, "data": dataset.sha256, "recipe": recipe.content()}
     make_folder("--out", folder)
     with _locked(folder / ".lock") as free, _settings(place, threads):
         if not free:
@@ -610,14 +608,6 @@ def _optimiser(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
     if getattr(optimiser, "is_second_order", False):
         raise InputError(f"--optimiser = {recipe.optimiser}: takes second derivatives; must be one of the first order")
     return optimiser
-
-
-def _sha256(design: Design) -> str:
-    """Of all that the network is made of, and of nothing that a spec or a proof says about it."""
-    stages = [[getattr(stage, key) for key in _STAGE] for stage in design.stages]
-    stem = [design.stem.kernel, design.stem.stride, design.stem.channels]
-    content = [design.input_shape, stem, stages, design.tail, design.classes]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _require_same(folder: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mad_ip.calibration import Calibration, Estimate, Row
+from mad_ip.calibration import Calibration, Estimate, Row, UtilityTable
 from mad_ip.errors import InputError
 from mad_ip.runs import PERCENT
 from mad_ip.statistics import GROUP
@@ -34,12 +34,15 @@ _LEGEND = (
     (
         "Designs held out",
         "Every figure is of accuracies that the candidate was not fitted to: a tenth of the designs is left out in "
-        "turn, and the rest decides on all of its settings. Brackets hold 95 % bootstrap intervals over designs.",
+        "turn, and the rest decides on all of its settings. The objective as given, MACs and parameters are shown as "
+        "they rank by themselves; only their log density is of a fit. Brackets hold 95 % bootstrap intervals over "
+        "designs.",
     ),
     (
         "Rank correlation",
-        "Spearman's coefficient of predicted and measured accuracy; the second one is that of the residuals of "
-        "ranks after a regression on the ranks of MACs and parameters. A dash stands where nothing is left.",
+        "Spearman's coefficient of predicted (or of the score) and measured accuracy; the second one is that of the "
+        "residuals of ranks after a regression on the ranks of MACs and parameters. A dash stands where nothing is "
+        "left.",
     ),
     (
         "Regret",
@@ -48,7 +51,16 @@ _LEGEND = (
     (
         "Log density",
         "The mean logarithm of the density that a candidate gave to the accuracy measured. The candidate with "
-        "the largest one is chosen; that it was the best of several flatters its figures a little.",
+        "the largest one is chosen among those whose fit to all designs has any coefficient; entropy and utilities "
+        "give way to the utilities where the share of the entropy is 0. That it was the best of several flatters its "
+        "figures a little.",
+    ),
+    (
+        "The optimum",
+        "The best design that a search of the calibrated spec finds. Its interval is that of fits to bootstrap samples "
+        "of the designs with the same settings; a gain is promised only where the candidate chosen is better than what "
+        "it is compared with and the whole interval is above the best trained design within the budgets of the spec "
+        "as given.",
     ),
     (
         "Utilities",
@@ -71,6 +83,7 @@ body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 1100px; color: va
   font: 16px/1.5 "Source Serif 4", "Charter", "Georgia", "DejaVu Serif", serif; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 p, dd { max-width: 75ch; }
 .soft { color: var(--soft); font-size: .875rem; }
 .verdict { font-weight: 600; }
@@ -126,6 +139,19 @@ dd { margin: 0; }
 <figure><img alt="{{ caption }}" src="data:image/svg+xml;base64,{{ image }}"></figure>
 <p class="soft">{{ caption }}</p>
 {% endfor %}
+{% for part, values in utilities %}
+<h3>{{ part }}</h3>
+<div class="wide">
+<table>
+<thead><tr><th>choice</th><th>points of accuracy</th><th>designs</th></tr></thead>
+<tbody>
+{% for cells in values %}
+<tr>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endfor %}
 <h2>How to read it</h2>
 <dl>
 {% for term, text in legend %}
@@ -177,6 +203,7 @@ def page(calibration: Calibration) -> bytes:
         "chosen": calibration.chosen,
         "coefficients": [(name, _shown(worth)) for name, worth in calibration.coefficients],
         "figures": _figures(calibration),
+        "utilities": _worths(calibration),
         "legend": _LEGEND,
     }
     return environment.from_string(_TEMPLATE).render(view).encode()
@@ -200,6 +227,21 @@ def _shown(estimate: Estimate) -> str:
     if not math.isfinite(estimate.value):
         return "-"
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _worths(calibration: Calibration) -> list[tuple[str, list[tuple[str, str, int]]]]:
+    """For every part of the network its choices, what each is worth, and how many designs have it."""
+    parts: dict[str, list[tuple[str, str, int]]] = {}
+    for table in calibration.utilities:
+        intervals = zip(table.domain, table.worth, table.low, table.high, table.seen, strict=True)
+        parts.setdefault(_part(table), []).extend(
+            (f"{table.axis} {value}", _shown(Estimate(*map(float, own))), int(seen)) for value, *own, seen in intervals
+        )
+    return list(parts.items())
+
+
+def _part(table: UtilityTable) -> str:
+    return f"stage {table.stage}" if isinstance(table.stage, int) else table.stage
 
 
 def _figures(calibration: Calibration) -> list[tuple[str, str, str]]:
@@ -261,8 +303,7 @@ def _utilities(calibration: Calibration) -> Figure:
         for seen, face in ((True, "#0072B2"), (False, "white")):
             mask = (table.seen > 0) == seen
             axes.plot(x[mask], table.worth[mask], "o", markersize=4, color="#0072B2", markerfacecolor=face)
-        part = f"stage {table.stage}" if isinstance(table.stage, int) else table.stage
-        axes.set_title(f"{part}: {table.axis}")
+        axes.set_title(f"{_part(table)}: {table.axis}")
     figure.supylabel("points of accuracy")
     return figure
 

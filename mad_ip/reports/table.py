@@ -42,8 +42,12 @@ def design_table(design: Design, budget: Budget | None = None) -> RenderableType
         parts += [Text(sentence) for sentence in memory_of(design, budget).sentences()]
     certificate = design.certificate
     if certificate is not None:
+        within, left = f"{certificate.gap:.1e} (relative)", certificate.bound - design.metrics.score
+        if certificate.gap > 1e-6 and left < 1e-5:
+            # Of a score near 0 no relative gap means anything.
+            within = f"{left:.1e} (absolute)"
         claim = (
-            f"proven optimal within {certificate.gap:.1e} (relative)"
+            f"proven optimal within {within}"
             if certificate.status == "optimal"
             else f"feasible, not proven optimal: gap {certificate.gap:.2%}"
         )
@@ -162,11 +166,22 @@ def space_table(spec: Spec, catalogue: Catalogue | None) -> RenderableType:
     return Group(
         table,
         Text(f"budgets: {', '.join(limits) or 'none'}"),
+        *_objective(spec),
         Text(
             f"{architectures(spec):,} architectures; {raw_options(spec):,} options, {left}",
             style="bold",
         ),
     )
+
+
+def _objective(spec: Spec) -> list[Text]:
+    """What is maximised, where that is not the paper's objective."""
+    objective = spec.objective
+    if objective.is_plain:
+        return []
+    terms = [f"{axis} of {utility.stage}" for utility in objective.utilities for axis, _ in utility.terms]
+    valued = f" + utilities: {', '.join(terms)}" if terms else ""
+    return [Text(f"objective: {objective.entropy:g} entropy - {objective.depth_penalty:g} Q{valued}")]
 
 
 def _domain(values: Sequence[object]) -> str:
