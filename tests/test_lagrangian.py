@@ -192,9 +192,8 @@ def programs(spec: Spec, seed: int, **settings: Any) -> Any:
         box = (whole(spec) if attempt == 0 else random_box(relaxation, everything, random)).tightened()
         assert box is not None
         program = Program(relaxation, box, **settings)
-        assert not program.is_empty
-        found = program.evaluate(random_multipliers(program, random))
-        if found.path is None:
+        found = None if program.is_empty else program.evaluate(random_multipliers(program, random))
+        if found is None or found.path is None:
             # A limit on a maximum may forbid all that is left in a part.
             assert attempt > 0
             assert spec.budget.maxima

@@ -267,7 +267,7 @@ def test_a_real_spec_by_its_utilities_alone() -> None:
         ("free", Profile("highs", reduction=False)),
         # Parts of thousands cancel to a score of 0.
         ("highs-crash", Profile("highs")),
-        # CP-SAT 9.15 lost the optimum of an objective of 60 bits.
+        # CP-SAT 9.15 lost the optimum where large constants were among the coefficients of 60 bits.
         ("cpsat-false", Profile("cpsat", reduction=False)),
         ("cpsat-crash", Profile("cpsat", reduction=False)),
     ],

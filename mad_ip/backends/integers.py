@@ -23,11 +23,8 @@ __all__ = ["IntegerProblem", "IntegerRow", "to_integers"]
 
 Integers = NDArray[np.int64]
 
-_OBJECTIVE_BITS = 52
-"""The objective in integers stays below two to this power; from 56 on CP-SAT 9.15's presolve has lost an optimum."""
-
-_ROW_BITS = 60
-"""The rows stay below two to this power: a signed 64-bit integer has 63."""
+_OBJECTIVE_BITS = 60
+"""The objective in integers stays below two to this power, and so do the rows: a signed 64-bit integer has 63."""
 
 _MOST_BITS = 48
 """More bits would not make the bound better: its error is then some 1e-6 of one unit of score."""
@@ -226,7 +223,7 @@ def _integer_rows(
     size = math.log2(max(1.0, float(np.abs(values) @ (most * unit)[columns]), *map(abs, sides)))
     if (values[wide] != np.rint(values[wide])).any():
         bits += unit_bits
-    bits = min(bits, math.floor(_ROW_BITS - size))
+    bits = min(bits, math.floor(_OBJECTIVE_BITS - size))
     rows = []
     for side, sign in ((high, 1.0), (low, -1.0)):
         if not math.isfinite(side):
