@@ -73,7 +73,7 @@ def solve(spec: Spec, backend: str) -> Design | None:
 
 # A failing spec is small and printed as it is: shrinking it would take thousands of solves.
 @settings(
-    max_examples=100,
+    max_examples=50,
     derandomize=True,
     deadline=None,
     suppress_health_check=list(HealthCheck),

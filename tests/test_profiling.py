@@ -372,7 +372,7 @@ def test_a_space_of_one_cost_has_networks(tmp_path: Path) -> None:
     )
     path.write_text(re.sub(r"^channels = \[.*\]$", "channels = 8", one, flags=re.M))
     spec = profiling.load_spec(path)
-    for number in range(4, 60):
+    for number in (4, 5, 16, 59):
         assert len(profiling.networks(spec, number, np.random.default_rng(0))) == 1
 
 
