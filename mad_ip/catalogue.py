@@ -22,7 +22,6 @@ from mad_ip.cost import Cost, operations
 from mad_ip.device import Lookup
 from mad_ip.errors import InputError
 from mad_ip.spec import Choice, Path, Segment, Spec
-from mad_ip.utility import AXES
 
 __all__ = ["LISTABLE", "Catalogue", "Options", "architectures", "build", "listed", "quantities", "raw_options"]
 
@@ -158,7 +157,7 @@ class Catalogue:
             compared = [self.spec.costs[key] for key in options.costs]
             costs, _, log_width = quantities(options.segment, compared, c_in, *choice)
             fits = (options.c_in == c_in) & (options.c == choice.channels) & (options.depth == choice.depth)
-            fits &= (options.log_width >= log_width) & (options.utility >= utility_of(options.segment, *choice))
+            fits &= (options.log_width >= log_width) & (options.utility >= options.segment.worth(*choice))
             for key, cost in costs.items():
                 fits &= options.costs[key] <= cost
             found.append(int(np.flatnonzero(fits)[0]))
@@ -179,19 +178,6 @@ def quantities(
         entropy.count(first) + repeats * entropy.count(rest),
         entropy.log_width_product(first) + repeats * entropy.log_width_product(rest),
     )
-
-
-def utility_of(segment: Segment, c: Any, m: Any, k: Any, depth: Any) -> Any:
-    """What choices of a segment are worth by themselves, broadcast: 0 without a utility.
-
-    Added in one order, so that equal choices are worth the same to the last digit.
-    """
-    total: Any = 0.0
-    if segment.utility is not None:
-        for axis, values in zip(AXES, (c, m, k, depth), strict=True):
-            values = np.asarray(values)
-            total = total + segment.utility(axis, values.ravel()).reshape(values.shape)
-    return total
 
 
 def build(spec: Spec) -> Catalogue:
@@ -288,7 +274,7 @@ def _options(spec: Spec, segment: Segment, columns: dict[str, Integers]) -> Opti
         costs={key: cost + zeros for key, cost in costs.items()},
         layers=layers + zeros,
         log_width=np.asarray(log_width) + 0.0 * zeros,
-        utility=utility_of(segment, *axes) + 0.0 * zeros,
+        utility=segment.worth(*axes) + 0.0 * zeros,
         factor=entropy.entropy_factor(spec.convention, spec.objective.entropy),
     )
 
@@ -316,7 +302,7 @@ def _segment(spec: Spec, segment: Segment, before: Integers, after: Integers) ->
         keys = _compared(spec)
         values = (axes[key] for key in ("c_in", "c", "mid", "kernel", "depth"))
         costs, _, log_width = quantities(segment, [*keys, *(spec.costs[key] for key in limits)], *values)
-        worth = utility_of(segment, *(axes[key] for key in ("c", "mid", "kernel", "depth")))
+        worth = segment.worth(*(axes[key] for key in ("c", "mid", "kernel", "depth")))
         less = (*(costs[x.key] for x in keys), -log_width, -worth)
         compared = [np.broadcast_to(quantity, shape) for quantity in less]
         admissible = np.broadcast_to(carries[targets[start : start + step]][:, None, None, :], shape)

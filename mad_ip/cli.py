@@ -153,11 +153,9 @@ def sample(
 ) -> None:
     """Sample designs to train: random ones near the budgets, spread over the space, and proven optima."""
     from mad_ip.files import require_place
-    from mad_ip.kinds import CNN, spec_kind
+    from mad_ip.kinds import load_cnn
 
-    if spec_kind(spec) is not CNN:
-        raise InputError(f"{spec}: has no convolutions; must be a spec of a convolutional network")
-    problem = CNN.load_spec(spec)
+    problem = load_cnn(spec)
     require_place("--out", out)
 
     from rich.console import Console
@@ -361,6 +359,7 @@ def train(
     from mad_ip.design import Design
     from mad_ip.kinds import require_cnn
     from mad_ip.reports.terminal import progress
+    from mad_ip.reports.training import line
 
     require_cnn(design)
     content = Design.load(design)
@@ -383,7 +382,7 @@ def train(
     )
     if runs is not None:
         training.require_runs(runs)
-    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, training.line) as watch:
+    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
         result = training.train(
             content,
             data,
@@ -413,13 +412,11 @@ def calibrate(
     """Fit the objective of a spec to the accuracies of trained designs, and say whether it is of use."""
     from mad_ip import calibration
     from mad_ip.files import require_new, write_atomically
-    from mad_ip.kinds import CNN, spec_kind
+    from mad_ip.kinds import load_cnn
     from mad_ip.reports import calibration as report
     from mad_ip.runs import read_runs
 
-    if spec_kind(spec) is not CNN:
-        raise InputError(f"{spec}: has no convolutions; must be a spec of a convolutional network")
-    problem = CNN.load_spec(spec)
+    problem = load_cnn(spec)
     table = read_runs(runs, problem)
     inputs = [path.resolve() for path in (spec, runs, *table.files)]
     require_new("--out", out.resolve(), *inputs, None if page is None else page.resolve())

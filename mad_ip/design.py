@@ -125,13 +125,18 @@ def relative_gap(score: float, bound: float) -> float:
     return max(0.0, bound - score) / max(abs(score), 1e-9)
 
 
+def parts(spec: Spec, metrics: Metrics) -> float:
+    """What the parts of a score add up to without their signs, which rounding is in proportion to."""
+    return spec.objective.entropy * metrics.entropy + metrics.depth_penalty + spec.magnitude
+
+
 def negligible(spec: Spec, metrics: Metrics) -> float:
     """Difference between a score and a bound on it that counts as none (docs/formulation.md, equation 6.1).
 
     A solver's tolerance of 1e-6 lets it prove no smaller one; scores of few units, which it is given times a power of
     two, have a smaller tolerance, and sums of large parts that cancel have the rounding of those.
     """
-    magnitude = spec.objective.entropy * metrics.entropy + metrics.depth_penalty + spec.magnitude
+    magnitude = parts(spec, metrics)
     least = 100.0 if spec.objective.is_plain else min(100.0, magnitude / 82)
     return max(1e-8 * max(least, abs(metrics.score)), 0.0 if spec.objective.is_plain else 2e-11 * magnitude)
 

@@ -23,7 +23,7 @@ from mad_ip.spec import Spec
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["CNN", "KINDS", "MLP", "Kind", "design_kind", "require_cnn", "spec_kind"]
+__all__ = ["CNN", "KINDS", "MLP", "Kind", "design_kind", "load_cnn", "require_cnn", "spec_kind"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,14 @@ def require_cnn(path: Path | str, allowed: str = "must be that of a CNN") -> Non
     kind = design_kind(path)
     if kind is not CNN:
         raise InputError(f"{path}: is the design of {kind.noun}; {allowed}")
+
+
+def load_cnn(path: Path | str) -> Spec:
+    """The spec of a CNN; raise :class:`InputError` for one of another kind."""
+    kind = spec_kind(path)
+    if kind is not CNN:
+        raise InputError(f"{path}: is {kind.noun}, which has no convolutions; must be a spec of a CNN")
+    return Spec.load(path)
 
 
 def _later(module: str, name: str) -> Callable[..., Any]:

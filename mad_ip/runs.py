@@ -20,7 +20,7 @@ from mad_ip.spec import Path as Choices
 from mad_ip.spec import Spec
 from mad_ip.statistics import LEAST, Floats, Integers
 
-__all__ = ["PERCENT", "Runs", "read_runs"]
+__all__ = ["PERCENT", "Run", "Runs", "listed", "read_runs"]
 
 PERCENT = 100.0
 
@@ -43,7 +43,9 @@ class Runs:
     noise: float | None
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """A row of a table: its number, the design as written, the accuracy as written, and what else is told of it."""
+
     row: int
     design: str
     seed: int | None
@@ -58,13 +60,13 @@ def read_runs(path: Path, spec: Spec) -> Runs:
     the space of the spec, whatever its budgets, for runs that were not trained alike as far as the columns ``epochs``,
     ``recipe``, ``data_sha256`` and ``design_sha256`` tell, and for anything else that is wrong.
     """
-    runs = _runs(path)
+    runs = listed(path)
     unit = _unit(path, runs)
     for run in runs:
         for column in _ALIKE:
             _require_same(path, column, runs[0], run, "; runs must be trained alike, others be in tables of their own")
     files: dict[Path, Choices] = {}
-    first: dict[Path, _Run] = {}
+    first: dict[Path, Run] = {}
     structure: dict[Path, str] = {}
     seen: dict[tuple[Path, int | None], int] = {}
     by_path: dict[Choices, list[float]] = {}
@@ -112,7 +114,8 @@ def read_runs(path: Path, spec: Spec) -> Runs:
     )
 
 
-def _runs(path: Path) -> list[_Run]:
+def listed(path: Path) -> list[Run]:
+    """The rows of a table of runs as they stand; raise :class:`InputError` for what is none."""
     try:
         text = read_bytes(path).decode("utf-8-sig")
         lines = [(n, line) for n, line in enumerate(csv.reader(io.StringIO(text), strict=True), start=1) if any(line)]
@@ -139,13 +142,13 @@ def _runs(path: Path) -> list[_Run]:
             raise InputError(f"{path}: row {row}: design {said}; must be the path of a design.json")
         seed, accuracy = _seed(path, row, cells.get("seed", "")), _accuracy(path, row, cells["accuracy"])
         facts = {column: cells[column] for column in told if column in cells}
-        found.append(_Run(row, cells["design"], seed, accuracy, facts))
+        found.append(Run(row, cells["design"], seed, accuracy, facts))
     if not found:
         raise InputError(f"{path}: has no rows; must have one for every run")
     return found
 
 
-def _require_same(path: Path, column: str, one: _Run, other: _Run, allowed: str) -> None:
+def _require_same(path: Path, column: str, one: Run, other: Run, allowed: str) -> None:
     values = [run.facts.get(column) for run in (one, other)]
     if values[0] != values[1]:
         raise InputError(
@@ -174,7 +177,7 @@ def _accuracy(path: Path, row: int, text: str) -> float:
     return value
 
 
-def _unit(path: Path, runs: Sequence[_Run]) -> float:
+def _unit(path: Path, runs: Sequence[Run]) -> float:
     percent = [run for run in runs if run.accuracy > 1]
     if not percent:
         return 1.0

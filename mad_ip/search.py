@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, entropy
-from mad_ip.catalogue import utility_of
 from mad_ip.spec import Choice, Path, Spec
 
 __all__ = ["POPULATION", "Amounts", "Population", "around", "evolve"]
@@ -83,7 +82,7 @@ class Population:
             carried = carried + entropy.log_width_product(first) + (depth - 1) * entropy.log_width_product(rest)
             count = count + entropy.count(first) + (depth - 1) * entropy.count(rest)
             h = h + entropy.entropy_gain(segment.weight, segment.out_size, c, segment.time.out_frames) * carried
-            worth += utility_of(segment, c, m, k, depth)
+            worth += segment.worth(c, m, k, depth)
             if segment.bounded:
                 rho = np.maximum(rho, entropy.ratio(count, carried))
             if segment.penalised:

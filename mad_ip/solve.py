@@ -268,6 +268,10 @@ class _Solve:
         valued by another objective than the spec's say nothing about its scores.
         """
         other = catalogue.spec.objective != self.spec.objective
+
+        def bound_of(claimed: float) -> float:
+            return math.inf if other else claimed * self.unit
+
         self.phase = self.backend.name
         catalogue = catalogue.linked()
         if catalogue.is_empty:
@@ -277,7 +281,7 @@ class _Solve:
             if self.ranked:
                 formulation.assign(catalogue.chosen(self.ranked[0].path))
             problem, columns = compile_model(formulation.model, start=bool(self.ranked))
-            problem = problem.scaled(1 / self.unit, choices(formulation.model, columns))
+            problem = dataclasses.replace(problem.scaled(1 / self.unit), choices=choices(formulation.model, columns))
             self.model = Model(self.options, len(catalogue), *problem.shape, max(dropped, self._score))
             self._report()
 
@@ -285,8 +289,7 @@ class _Solve:
                 return Design.chosen(self.spec, catalogue.path(formulation.path(columns, values.tolist())))
 
             def follow(progress: Progress) -> bool:
-                if not other:
-                    self._lower(max(progress.bound * self.unit, dropped))
+                self._lower(max(bound_of(progress.bound), dropped))
                 if progress.values is not None:
                     design = decoded(progress.values)
                     # A solver's tolerance may let a design pass that misses a budget; the end of the solve excludes it.
@@ -297,7 +300,7 @@ class _Solve:
             limits = Limits(self.gap * _SOLVER_GAP, self.time_limit - self._elapsed(), self.threads, self.seed)
             outcome = solve_apart(self.profile, problem, limits, follow)
             # The bound of an infeasible problem is -inf; every incumbent is a path of the formulation.
-            proven = math.inf if other else outcome.bound * self.unit
+            proven = bound_of(outcome.bound)
             self._contradict(proven, self._score)
             self._lower(max(proven, dropped))
             if outcome.values is None:

@@ -139,7 +139,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Objective:
-    """``entropy H - depth_penalty Q`` and what the choices are worth by themselves (docs/formulation.md section 1)."""
+    """``entropy H - depth_penalty Q`` and what the choices are worth by themselves (docs/formulation.md section 2)."""
 
     depth_penalty: float = 10.0
     entropy: float = 1.0
@@ -294,6 +294,10 @@ class Segment:
     def key(self) -> int | str:
         """What a utility calls it: a stage by its number from 1, ``"stem"`` or ``"tail"``."""
         return int(self.name.removeprefix("stage ")) if self.kind == "stage" else self.kind
+
+    def worth(self, c: Any, m: Any, k: Any, depth: Any) -> Any:
+        """What choices, integers or arrays, are worth by themselves, broadcast: 0 without a utility."""
+        return 0.0 if self.utility is None else self.utility.worth(c, m, k, depth)
 
     @property
     def domains(self) -> dict[str, Domain]:

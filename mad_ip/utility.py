@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,12 @@ from mad_ip.errors import InputError
 from mad_ip.files import finite
 from mad_ip.reader import Reader
 
-__all__ = ["AXES", "LARGEST", "Term", "Utility", "check", "magnitude", "read", "toml"]
+__all__ = ["AXES", "LARGEST", "Axis", "Term", "Utility", "check", "magnitude", "read", "toml"]
 
-AXES = ("channels", "mid", "kernel", "depth")
-"""The choices of a stage that may have a term; stem and tail have channels only."""
+Axis: TypeAlias = Literal["channels", "mid", "kernel", "depth"]
+
+AXES: tuple[Axis, ...] = ("channels", "mid", "kernel", "depth")
+"""The choices of a stage; stem and tail have channels only."""
 
 LARGEST = 1e12
 """No part of a term may be larger than this: sums with entropies keep their digits."""
@@ -83,6 +86,16 @@ class Utility:
         """What some choices of an axis of :data:`AXES` are worth; nothing where there is no term."""
         term = getattr(self, axis)
         return np.zeros(len(domain)) if term is None else term(domain)
+
+    def worth(self, *choices: Any) -> Any:
+        """What choices of all :data:`AXES`, integers or arrays, are worth together, broadcast.
+
+        Added in one order, so that equal choices are worth the same to the last digit.
+        """
+        total: Any = 0.0
+        for axis, values in zip(AXES, map(np.asarray, choices), strict=True):
+            total = total + self(axis, values.ravel()).reshape(values.shape)
+        return total
 
     def check(self, source: str, name: str, domains: Mapping[str, Sequence[int]]) -> None:
         """Raise :class:`InputError` where a term does not fit the ``domains`` of its part, by axis."""

@@ -295,7 +295,7 @@ def test_command_refuses_bad_places_and_kinds(
     for arguments, sentence in (
         ((TOY, "--out", file), "cannot be made (File exists); must be a folder"),
         ((TOY, "--out", file / "runs"), "cannot be made (Not a directory)"),
-        ((mlp, "--out", tmp_path / "runs"), "must be a spec of a convolutional network"),
+        ((mlp, "--out", tmp_path / "runs"), "must be a spec of a CNN"),
         ((TOY, "--out", tmp_path / "runs", "--number", 0), "--number = 0"),
         ((TOY, "--out", tmp_path / "runs", "--fill", 0), "--fill = 0.0"),
     ):

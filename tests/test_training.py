@@ -31,6 +31,7 @@ from mad_ip.errors import InputError
 from mad_ip.networks import Network, images, training
 from mad_ip.networks.training import Interrupted, Recipe, Report, Result, train
 from mad_ip.networks.weights import load_weights
+from mad_ip.reports.training import line
 
 MODELS = Path(__file__).parent.parent / "models"
 CLASSES = ("across", "down", "plain")
@@ -802,6 +803,6 @@ def test_a_table_that_is_none_is_refused_and_stays(content: bytes, sentence: str
 
 def test_a_line_of_progress() -> None:
     report = Report(epoch=3, epochs=30, loss=1.25, accuracy=0.5, images_per_second=1234.5, seconds_left=3725)
-    assert training.line(report) == "epoch 3 of 30  loss 1.2500  accuracy 50.00%  1,234 images/s  1:02:05 left"
+    assert line(report) == "epoch 3 of 30  loss 1.2500  accuracy 50.00%  1,234 images/s  1:02:05 left"
     first = dataclasses.replace(report, accuracy=float("nan"))
-    assert "accuracy -  " in training.line(first)
+    assert "accuracy -  " in line(first)

@@ -6,7 +6,6 @@ with one seed (:mod:`mad_ip.networks.training`); a row of the file has its desig
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,8 @@ from scipy import stats
 
 from mad_ip.design import Design
 from mad_ip.errors import InputError
-from mad_ip.files import read_bytes, write_atomically
+from mad_ip.files import write_atomically
+from mad_ip.runs import listed
 from tools.markdown import rewrite, table
 
 __all__ = ["Entry", "correlation", "entries", "interval", "main", "paired", "summary"]
@@ -80,15 +80,11 @@ def interval(values: Sequence[float]) -> float:
 def entries(path: Path) -> list[Entry]:
     """The designs of a CSV of runs, the best mean first; raise :class:`InputError` for a row that is none."""
     runs: dict[str, dict[int, float]] = {}
-    for number, row in enumerate(csv.DictReader(io.StringIO(read_bytes(path).decode(), newline="")), start=2):
-        try:
-            name, seed, accuracy = row["design"], int(row["seed"]), float(row["accuracy"])
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{path}: row {number}: {error}; must have design, seed and accuracy") from None
-        if not 0 <= accuracy <= 1:
-            raise InputError(f"{path}: row {number}: accuracy = {accuracy}: must be from 0 to 1")
+    for row, name, seed, accuracy, _ in listed(path):
+        if seed is None or not 0 <= accuracy <= 1:
+            raise InputError(f"{path}: row {row}: must have a seed, and an accuracy from 0 to 1")
         if seed in runs.setdefault(name, {}):
-            raise InputError(f"{path}: row {number}: design {name} with seed {seed} is there twice; must be once")
+            raise InputError(f"{path}: row {row}: design {name} with seed {seed} is there twice; must be once")
         runs[name][seed] = accuracy
     found = [Entry(Path(name).stem, Design.load(path.parent / name), known) for name, known in runs.items()]
     return sorted(found, key=lambda entry: -entry.mean)

@@ -71,9 +71,9 @@ class Problem:
 
         return csc_array((self.values, self.rows, self.starts), shape=self.shape)
 
-    def scaled(self, factor: float, choices: tuple[NDArray[np.int64], ...]) -> Problem:
-        """With the objective times a factor, a power of two so that nothing is rounded, and these choices."""
-        return dataclasses.replace(self, cost=self.cost * factor, offset=self.offset * factor, choices=choices)
+    def scaled(self, factor: float) -> Problem:
+        """With the objective times a factor, a power of two so that nothing is rounded."""
+        return dataclasses.replace(self, cost=self.cost * factor, offset=self.offset * factor)
 
     def objective(self, point: Floats) -> float:
         """The objective at a point."""

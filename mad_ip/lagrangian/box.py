@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 
 from mad_ip.spec import Choice, Domain, Path, Spec
+from mad_ip.utility import AXES, Axis
 
 __all__ = ["AXES", "Axis", "Box", "largest_spread", "spreads", "whole"]
-
-Axis: TypeAlias = Literal["channels", "mid", "kernel", "depth"]
-
-AXES: tuple[Axis, ...] = ("channels", "mid", "kernel", "depth")
 
 _TABLE = 10**8
 _LATTICE = 10**5

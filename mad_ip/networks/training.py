@@ -52,7 +52,7 @@ try:
 except ImportError:
     raise InputError("training needs pillow and timm, which are not installed; pip install 'mad-ip[train]'") from None
 
-__all__ = ["Interrupted", "Recipe", "Report", "Result", "line", "record", "require_runs", "train"]
+__all__ = ["Interrupted", "Recipe", "Report", "Result", "record", "require_runs", "train"]
 
 FORMAT = "mad-ip/training/1"
 
@@ -191,17 +191,6 @@ class Report:
     def phase(self) -> str:
         """What a terminal shows at least once."""
         return f"epoch {self.epoch}"
-
-
-def line(report: Report) -> str:
-    """One line about a training at work."""
-    accuracy = f"{report.accuracy:.2%}" if math.isfinite(report.accuracy) else "-"
-    minutes, seconds = divmod(round(report.seconds_left), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"epoch {report.epoch} of {report.epochs}  loss {report.loss:.4f}  accuracy {accuracy}  "
-        f"{report.images_per_second:,.0f} images/s  {hours}:{minutes:02}:{seconds:02} left"
-    )
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from mad_ip import blocks, entropy
 from mad_ip.cost import Cost
-from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, Metrics, violations
+from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, Metrics, parts, violations
 from mad_ip.errors import InputError, InternalError
 from mad_ip.spec import Choice, Path, Segment, Spec
 
@@ -72,7 +72,7 @@ _SCORE_TOLERANCE = 1e-9
 """Relative difference up to which two scores are equal."""
 
 _ROUNDING = 1e-12
-"""Rounding of a score relative to its entropy, which matters when entropy and penalty nearly cancel."""
+"""Rounding of a score relative to its parts, which matters when these nearly cancel."""
 
 MERGE = {"sum": np.add, "max": np.maximum}
 """How the costs of two parts of a network are one."""
@@ -219,8 +219,7 @@ def own_utility(facts: Segment, c: Integers, m: Integers, k: Integers, depth: In
 
 def score_slack(spec: Spec, metrics: Metrics) -> float:
     """Difference up to which another score of a spec counts as equal: 1e-9 relative, for rounding alone."""
-    magnitude = spec.objective.entropy * metrics.entropy + spec.magnitude
-    return max(_SCORE_TOLERANCE * abs(metrics.score), _ROUNDING * magnitude)
+    return max(_SCORE_TOLERANCE * abs(metrics.score), _ROUNDING * parts(spec, metrics))
 
 
 def realise(spec: Spec, path: Path, score: float) -> Design:
