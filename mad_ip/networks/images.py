@@ -129,9 +129,8 @@ def load(path: Path | str) -> Dataset:
             return _cifar(folder, str(path))
     if (place / "train").is_dir():
         return _folders(place)
-    raise InputError(
-        f"{path}: holds no images to train on; must be a folder with {_CIFAR}, a folder with train and val, or an .npz"
-    )
+    said = "holds no images to train on" if place.exists() else "does not exist"
+    raise InputError(f"{path}: {said}; must be a folder with {_CIFAR}, a folder with train and val, or an .npz")
 
 
 @dataclass(frozen=True)
