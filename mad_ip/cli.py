@@ -133,6 +133,65 @@ def _profile(solver: str | None, cluster: str | None) -> Any:
 
 
 @app.command()
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="The spec.toml whose front is wanted.")],
+    out: Annotated[Path, typer.Option(help="Folder for designs/, front.csv and index.html.")],
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=FIRST:LAST:NUMBER",
+            help="A budget and its limits: macs=200e6:2e9:20, or params=2e6,4e6; repeatable, for all combinations.",
+        ),
+    ] = None,
+    gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
+    time_limit: Annotated[float, typer.Option(help="Seconds for each point.")] = math.inf,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the solver.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first incumbents.")] = 0,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers share the solves.")
+    ] = None,
+    interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Solve a spec at every point of a grid of budgets; the same command goes on with a sweep that was cut.
+
+    Exit codes: 0 every point proven optimal or infeasible, 3 stopped, or not all proven, 2 bad input.
+    """
+    from mad_ip.files import require_place
+    from mad_ip.kinds import load_cnn
+
+    _require_limits(time_limit, gap)
+    problem = load_cnn(spec)
+    if interpolate:
+        problem = problem.interpolating()
+    require_place("--out", out)
+
+    from rich.console import Console
+
+    from mad_ip import sweep as sweeping
+    from mad_ip.reports.progress import line
+    from mad_ip.reports.sweep import front_table
+    from mad_ip.reports.terminal import progress
+
+    limits = sweeping.grid(over or [])
+    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+        front = sweeping.sweep(
+            problem,
+            limits,
+            out=out,
+            gap=gap,
+            time_limit=time_limit,
+            threads=threads,
+            seed=seed,
+            cluster=cluster,
+            watch=watch,
+            interrupted=interrupted,
+        )
+    _print(front_table(front))
+    raise typer.Exit(0 if front.proven else 3)
+
+
+@app.command()
 def sample(
     spec: Annotated[Path, typer.Argument(help="The spec.toml whose designs are wanted.")],
     out: Annotated[Path, typer.Option(help="Folder for the designs and index.csv.")],

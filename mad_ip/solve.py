@@ -30,7 +30,7 @@ from mad_ip.formulation import Formulation, Window, attainable_spreads
 from mad_ip.lagrangian.workers import threads as thread_pool
 from mad_ip.spec import Budget, Objective, Spec
 
-__all__ = ["InfeasibleError", "Model", "NoDesignError", "Report", "choices", "rank", "solve"]
+__all__ = ["InfeasibleError", "Model", "NoDesignError", "Report", "choices", "rank", "search", "solve"]
 
 _SCORE_TOLERANCE = 1e-6
 """Largest difference between a solver's objective and the recomputed score, relative to that or to its parts."""
@@ -150,6 +150,27 @@ def rank(
     return _Solve(spec, profile, time_limit, gap, threads, seed, watch, interrupted, top).run()
 
 
+def search(
+    spec: Spec,
+    backend: Search,
+    *,
+    bound: float = math.inf,
+    time_limit: float = math.inf,
+    gap: float = 1e-6,
+    threads: int = 1,
+    seed: int = 0,
+    watch: Callable[[Report], None] | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Design:
+    """The best design that a ``backend`` finds by itself, with a ``bound`` that is known; all else as in :func:`solve`.
+
+    No time is spent on saying why a spec is infeasible.
+    """
+    options: dict[str, Any] = {"search": backend, "explains": False, "bound": bound}
+    run = _Solve(spec, Profile(backend.name), time_limit, gap, threads, seed, watch, interrupted, **options)
+    return run.run()[0]
+
+
 @dataclass
 class _Solve:
     """One solve: what is known so far, and the steps that improve it."""
@@ -163,6 +184,8 @@ class _Solve:
     watch: Callable[[Report], None] | None
     interrupted: Callable[[], bool]
     top: int = 1
+    search: Search | None = None
+    explains: bool = True
     ranked: tuple[Design, ...] = ()
     bound: float = math.inf
     model: Model | None = None
@@ -170,7 +193,7 @@ class _Solve:
 
     def __post_init__(self) -> None:
         self.began = time.perf_counter()
-        self.backend = load_backend(self.profile)
+        self.backend = self.search or load_backend(self.profile)
         self.options = raw_options(self.spec)
 
     def run(self) -> tuple[Design, ...]:
@@ -187,12 +210,13 @@ class _Solve:
     def _search(self, backend: Search) -> None:
         """Let a backend find designs by itself; ``self.bound`` holds for all but the ranked ones."""
         self.phase = backend.name
-        self.bound = decomposition.crude_bound(self.spec) - self.spec.objective.depth_penalty
+        if self.search is None:
+            self.bound = decomposition.crude_bound(self.spec) - self.spec.objective.depth_penalty
         gap = self._tree_gap
         seconds = self.time_limit - self._elapsed()
         findings = backend.solve(self.spec, Limits(gap, seconds, self.threads, self.seed, self.top), self._follow)
         if findings.status == "infeasible":
-            raise InfeasibleError(explain(self.spec, self.stopped))
+            raise InfeasibleError(explain(self.spec, self.stopped) if self.explains else "infeasible")
         self._follow(findings)
         self._require_design()
         # With fewer designs than asked for, there is none but those.

@@ -26,7 +26,6 @@ from mad_ip.design import Design
 from mad_ip.errors import InternalError
 from mad_ip.formulation import Window
 from mad_ip.lagrangian import dual, kernels, packed, passes, program, tree, workers
-from mad_ip.lagrangian.box import Box
 from mad_ip.lagrangian.survivors import Survivors
 from mad_ip.spec import Budget, Segment, Spec
 from mad_ip.verification import audit, verify
@@ -372,12 +371,13 @@ def envelope_without_its_highest_line(patch: pytest.MonkeyPatch) -> None:
 
 def trim_above_the_target(patch: pytest.MonkeyPatch) -> None:
     """A tenth above it, as if it were the target."""
-    right = tree._trimmed
+    right = tree._trims
 
-    def wrong(part: program.Program, best: program.Bound, target: float) -> tuple[Box, float]:
-        return right(part, best, 1.1 * target)[0], target
+    def wrong(part: program.Program, best: program.Bound, targets: list[float]) -> list[tree.Trim]:
+        found = right(part, best, [1.1 * target for target in targets])
+        return [replace(trim, dropped=target) for trim, target in zip(found, targets, strict=False)]
 
-    patch.setattr(tree, "_trimmed", wrong)
+    patch.setattr(tree, "_trims", wrong)
 
 
 def bounds_too_low(patch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from mad_ip.lagrangian import dual, tree
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Bound
 from mad_ip.lagrangian.tree import Examined, Node, Task, Tree, branch_and_bound
-from mad_ip.lagrangian.workers import Workers, cluster, relaxation, threads
+from mad_ip.lagrangian.workers import Problem, Workers, cluster, relaxation, threads
 from mad_ip.spec import Spec
 
 ZOO = Path(__file__).parents[1] / "models"
@@ -65,7 +65,7 @@ def never() -> bool:
 
 
 def examined(workers: Workers, spec: Spec, tasks: list[Task], stop: Callable[[], bool]) -> list[Examined]:
-    results = [workers(spec, task, stop) for task in tasks]
+    results = [workers(Problem(spec), task, stop) for task in tasks]
     return [result() for result in results]
 
 
@@ -86,7 +86,7 @@ def begun(spec: Spec, workers: Workers) -> list[Any]:
         relaxation(spec),
         lambda: -math.inf,
         lambda _: -math.inf,
-        workers=functools.partial(workers, spec),
+        workers=functools.partial(workers, Problem(spec)),
         watch=lambda state: state.nodes >= 25,
     )
     return records(tree.root)
@@ -102,7 +102,9 @@ def optimise(spec: Spec, workers: Any) -> tuple[Tree, float]:
         best = max(best, exact.get(path, -math.inf))
         return exact.get(path, -math.inf)
 
-    return branch_and_bound(relaxation(spec), lambda: best, judge, workers=functools.partial(workers, spec)), best
+    return branch_and_bound(
+        relaxation(spec), lambda: best, judge, workers=functools.partial(workers, Problem(spec))
+    ), best
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +177,7 @@ def killing(workers: Workers, pids: list[int], killed: list[int]) -> Workers:
         if boxes == 10:
             timer.start()
         try:
-            return workers(spec, task, stop)
+            return workers(Problem(spec), task, stop)
         finally:
             if boxes == 10:
                 timer.join()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mad_ip.backends.base import Findings, Limits, Search, proven
-from mad_ip.decomposition import Found, optimise
+from mad_ip.decomposition import Earlier, Found, optimise
 from mad_ip.lagrangian.workers import cluster, threads
-from mad_ip.spec import Spec
+from mad_ip.spec import Path, Spec
 
 __all__ = ["Decomposition"]
 
@@ -25,6 +25,9 @@ class Decomposition(Search):
         self.cluster: str | None = reader.values.get("cluster")
         if not isinstance(self.cluster, str | None):
             raise reader.fail("cluster", "the address of a Dask scheduler, such as 'tcp://127.0.0.1:8786'")
+        self.earlier: Earlier | None = None
+        """What is known by larger limits; after a solve, what the next one may take over."""
+        self.starts: Sequence[Path] = ()
 
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
         """Solve; see :class:`mad_ip.backends.base.Search`. Gives the ``limits.top`` best paths."""
@@ -37,8 +40,13 @@ class Decomposition(Search):
                 seed=limits.seed,
                 threads=limits.threads,
                 top=limits.top,
+                starts=self.starts,
+                earlier=self.earlier,
                 watch=lambda found: watch(_findings(found)),
             )
+        if self.earlier is not None:
+            best = found.paths[0] if found.paths else None
+            self.earlier = Earlier(self.earlier.largest, spec, found.root, best)
         if not found.paths and found.bound == -math.inf:
             return Findings("infeasible", found.bound, (), found.nodes)
         closed = bool(found.paths) and proven(found.last, found.bound, limits.gap)

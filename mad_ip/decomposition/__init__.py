@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
+import heapq
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,13 +23,14 @@ from mad_ip.decomposition.least import least
 from mad_ip.lagrangian.annealing import Annealer
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Bound, Relaxation, relaxed
+from mad_ip.lagrangian.reuse import reopened
 from mad_ip.lagrangian.survivors import Survivors, surviving
-from mad_ip.lagrangian.tree import THIN, State, Task, Tree, branch_and_bound, examine, guessed
-from mad_ip.lagrangian.workers import Workers, relaxation
+from mad_ip.lagrangian.tree import THIN, Node, Reopened, State, Task, Tree, branch_and_bound, examine, guessed
+from mad_ip.lagrangian.workers import Problem, Workers
 from mad_ip.lagrangian.workers import threads as thread_pool
 from mad_ip.spec import Objective, Path, Spec
 
-__all__ = ["Found", "crude_bound", "magnitude", "optimise", "unreachable"]
+__all__ = ["Earlier", "Found", "crude_bound", "magnitude", "optimise", "unreachable"]
 
 _WALKS, _STEPS, _HOT, _COLD = 8, 300_000, 2e-3, 5e-5
 """Walks that look for a first design, their steps at most, and their temperatures relative to the score."""
@@ -38,6 +40,15 @@ _PER_VALUE = 1_000
 
 _SHORT, _WARM = 30_000, 1e-3
 """Steps and temperature of a walk from a path that holds up a bound."""
+
+_FURTHER = 60_000
+"""Steps of walks from the best design of larger limits."""
+
+_TRIED = 8
+"""Boxes that may pass the target there, of which a part is looked at first."""
+
+_SLACK_KEPT = 0.05
+"""How far below the target, relatively, values are kept in the boxes of a tree that serves for smaller limits."""
 
 _ANY = -1e-6
 """A target that every design passes where depths are not penalised."""
@@ -59,11 +70,26 @@ _SLACK = 1e-8
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What was found for the same spec with larger limits: its tree and its best path.
+
+    ``largest`` has the largest limits of all specs that hand their trees on, ``spec`` those of the tree. Without a tree
+    there is nothing to take over, but for whoever comes next.
+    """
+
+    largest: Spec
+    spec: Spec
+    root: Node | None = None
+    best: Path | None = None
+
+
+@dataclass(frozen=True)
 class Found:
     """How far it is: the best paths so far, the best first, and the bound on all designs that are not among them.
 
     ``score`` is the best path's, minus infinity without one; ``last`` is the last one's. ``dropped`` bounds the designs
-    that are neither among the paths nor among the ``survivors``, which is ``None`` where nothing was listed.
+    that are neither among the paths nor among the ``survivors``, which is ``None`` where nothing was listed. ``root``
+    is the tree, where it is of use for smaller limits.
     """
 
     paths: tuple[Path, ...]
@@ -73,6 +99,7 @@ class Found:
     nodes: int
     dropped: float = math.inf
     survivors: Survivors | None = field(default=None, repr=False)
+    root: Node | None = field(default=None, repr=False)
 
 
 def optimise(
@@ -86,6 +113,7 @@ def optimise(
     top: int = 1,
     most: float = math.inf,
     starts: Sequence[Path] = (),
+    earlier: Earlier | None = None,
     watch: Callable[[Found], bool] = lambda _: False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Found:
@@ -93,12 +121,13 @@ def optimise(
     the magnitude of the best's.
 
     ``threads`` look for a first design, ``workers`` examine boxes. What is open after ``most`` boxes is left, to be
-    listed for another solver. ``starts`` are known designs. Stops early after ``seconds``, when ``watch`` returns True
-    or when ``stop``, asked at any moment, does. There are fewer paths when fewer designs exist; none and a bound of
-    minus infinity when no design meets the budgets. The result does not depend on the workers; of equal scores the path
-    found first ranks before.
+    listed for another solver. ``starts`` are known designs. With ``earlier``, nothing is listed: the tree goes on from
+    what is known by larger limits, and comes with the result. Stops early after ``seconds``, when ``watch`` returns
+    True or when ``stop``, asked at any moment, does. There are fewer paths when fewer designs exist; none and a bound
+    of minus infinity when no design meets the budgets. The result does not depend on the workers; of equal scores the
+    path found first ranks before.
     """
-    return _Descent(spec, workers, gap, seconds, seed, threads, top, most, watch, stop).run(starts)
+    return _Descent(spec, workers, gap, seconds, seed, threads, top, most, earlier, watch, stop).run(starts)
 
 
 def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
@@ -110,11 +139,11 @@ def unreachable(spec: Spec, seconds: float, stopped: Callable[[], bool] = lambda
     return not found.paths and found.bound == -math.inf
 
 
-def crude_bound(spec: Spec) -> float:
+def crude_bound(spec: Spec, largest: Spec | None = None) -> float:
     """An upper bound on the entropy in the score and the utility of every architecture, in no time: the largest gains
     times the widest paths, and the most that choices are worth.
     """
-    program = relaxed(relaxation(spec), whole(spec), ranged=False)
+    program = relaxed(Problem(spec, largest).relaxation, whole(spec), ranged=False)
     if program is None:
         return -math.inf
     numbers = program.tables.shapes[:, 1]
@@ -123,9 +152,9 @@ def crude_bound(spec: Spec) -> float:
     return math.fsum(program.gains * widest) * (1 + 1e-9) + worth + 1e-9 * spec.magnitude
 
 
-def magnitude(spec: Spec) -> float:
+def magnitude(spec: Spec, largest: Spec | None = None) -> float:
     """About what the parts of a score add up to without their signs."""
-    crude = crude_bound(spec)
+    crude = crude_bound(spec, largest)
     return (abs(crude) if math.isfinite(crude) else 0.0) + spec.magnitude + spec.objective.depth_penalty
 
 
@@ -141,6 +170,7 @@ class _Descent:
     threads: int
     top: int
     most: float
+    earlier: Earlier | None
     watch: Callable[[Found], bool]
     stop: Callable[[], bool]
     ranked: list[tuple[float, Path]] = field(default_factory=list)
@@ -150,12 +180,12 @@ class _Descent:
 
     def __post_init__(self, seconds: float) -> None:
         self.end = time.perf_counter() + seconds
-        self.free = dataclasses.replace(self.spec, objective=Objective(0.0), sha256="")
+        self.problem = Problem(self.spec, None if self.earlier is None else self.earlier.largest)
         self.population = search.Population(self.spec)
-        self.annealer = Annealer(relaxation(self.spec))
-        self.bound = crude_bound(self.spec) - self.spec.objective.depth_penalty
+        self.annealer = Annealer(self.problem.relaxation)
+        self.bound = crude_bound(*self.problem) - self.spec.objective.depth_penalty
         # No bound is nearer to a score that is small beside its parts.
-        self.rounding = 0.0 if self.spec.objective.is_plain else _PARTS * magnitude(self.spec)
+        self.rounding = 0.0 if self.spec.objective.is_plain else _PARTS * magnitude(*self.problem)
         self.judge = functools.cache(self._judge)
 
     @property
@@ -169,20 +199,61 @@ class _Descent:
         return self.ranked[-1][0] if len(self.ranked) == self.top else -math.inf
 
     def run(self, starts: Sequence[Path]) -> Found:
-        first = self._guessed() if starts else None
+        known = self.earlier is not None and self.earlier.best is not None
+        first = self._guessed() if starts or known else None
         for path in starts:
             self.judge(path)
-            if first is not None:
+            if first is not None and not known:
                 self.explore(path, first)
+        if known and first is not None:
+            self._walk_on(first)
         # Without a depth penalty, where the tree is one that looks for a first design.
-        spec, tree = self.free, None if self.ranked else self._begun()
+        problem, tree = self.problem.unpenalised(), None if self.ranked else self._begun()
         if self.ranked and self.most > 0:
-            spec, tree = self.spec, self._branch(self.spec, self._target, self._follow)
+            problem, tree = self.problem, self._branch(self.problem, self._target, self._follow, self._reopened())
             self.bound = min(self.bound, max(self.last, tree.state.unjudged))
+        found = self._found()
+        if self.earlier is not None:
+            return found if tree is None or not self.ranked else dataclasses.replace(found, root=tree.root)
         if tree is None or self.most == 0 or self.bound == -math.inf or self._stopped():
-            return self._found()
-        left, dropped = self._survivors(relaxation(spec), tree)
-        return dataclasses.replace(self._found(), dropped=max(dropped, self.last), survivors=left)
+            return found
+        left, dropped = self._survivors(problem.relaxation, tree)
+        return dataclasses.replace(found, dropped=max(dropped, self.last), survivors=left)
+
+    def _walk_on(self, first: Bound) -> None:
+        """Look for a first design around the best one of larger limits."""
+        assert self.earlier is not None
+        assert self.earlier.best is not None
+        self._walks(self.earlier.best, first, _FURTHER)
+
+    def _walks(self, start: Path, by: Bound, most: int) -> None:
+        """Judge what walks of at most so many steps come to, the first of which is however late it is."""
+        scale = max(1.0, abs(by.value), self.spec.magnitude)
+        steps = min(most, _PER_VALUE * whole(self.spec).size)
+
+        def walk(number: int) -> Path | None:
+            late = number > 0 and self._stopped()
+            return None if late else self.annealer.walk(start, by, self.seed + number, steps, _HOT, _COLD, scale)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            for path in pool.map(walk, range(_WALKS)):
+                if path is not None:
+                    self.judge(path)
+
+    def _reopened(self) -> Reopened | None:
+        """What is known by larger limits."""
+        earlier = self.earlier
+        if earlier is None or earlier.root is None:
+            return None
+        before, known = Problem(earlier.spec, earlier.largest).relaxation, self.problem.relaxation
+        begun = reopened(earlier.root, before, known, self._target(), self.judge)
+        # The more is known of the best score, the less is open.
+        waiting = [(bound.value, node, bound) for node, bound in begun.open] + list(begun.later)
+        for _, node, _ in heapq.nlargest(_TRIED, waiting, key=lambda entry: entry[0]):
+            found = guessed(known, node.box.thinned(THIN))
+            if found is not None and found.path is not None and not self._stopped():
+                self.explore(found.path, found)
+        return reopened(earlier.root, before, known, self._target(), self.judge)
 
     def _survivors(self, known: Relaxation, tree: Tree) -> tuple[Survivors | None, float]:
         """What another solver is given, and a bound on all other designs.
@@ -228,49 +299,43 @@ class _Descent:
         if first is None or first.path is None:
             self.bound = -math.inf
             return None
-        start, scale = first.path, max(1.0, abs(first.value), self.spec.magnitude)
-        steps = min(_STEPS, _PER_VALUE * whole(self.spec).size)
-
-        def walk(number: int) -> Path | None:
-            # At least one, however late it is.
-            late = number > 0 and self._stopped()
-            return None if late else self.annealer.walk(start, first, self.seed + number, steps, _HOT, _COLD, scale)
-
-        with ThreadPoolExecutor(self.threads) as pool:
-            for path in pool.map(walk, range(_WALKS)):
-                if path is not None:
-                    self.judge(path)
+        self._walks(first.path, first, _STEPS)
         if self.ranked:
             return None
         limits = {key: limit for key, limit in self.spec.budget.given.items() if key not in self.spec.budget.maxima}
         if any(least(self.spec, key) > limit * (1 + _SLACK) for key, limit in limits.items()):
             self.bound = -math.inf
             return None
-        tree = self._branch(self.free, lambda: _ANY, lambda state: bool(self.ranked) or self.watch(self._found()))
+        free, any_design = self.problem.unpenalised(), lambda: _ANY
+        tree = self._branch(free, any_design, lambda state: bool(self.ranked) or self.watch(self._found()), None)
         if not self.ranked and tree.state.bound <= _ANY:
             self.bound = -math.inf
         return tree
 
     def _guessed(self) -> Bound | None:
         """About what the best score is, by a part of the grid if that has any design."""
-        box, known = whole(self.spec), relaxation(self.spec)
+        box, known = whole(self.spec), self.problem.relaxation
         return guessed(known, box.thinned(THIN)) or guessed(known, box)
 
-    def _branch(self, spec: Spec, target: Callable[[], float], watch: Callable[[State], bool]) -> Tree:
+    def _branch(
+        self, problem: Problem, target: Callable[[], float], watch: Callable[[State], bool], begun: Reopened | None
+    ) -> Tree:
         def follow(state: State) -> bool:
             self.nodes = state.nodes
             return watch(state)
 
         return branch_and_bound(
-            relaxation(spec),
+            problem.relaxation,
             target,
             self.judge,
             explore=self.explore,
-            workers=functools.partial(self.workers, spec),
+            workers=functools.partial(self.workers, problem),
             most=self.most,
             seconds=self.end - time.perf_counter(),
             watch=follow,
             stop=self.stop,
+            slack=0.0 if self.earlier is None else _SLACK_KEPT,
+            begun=begun,
         )
 
     def _target(self) -> float:

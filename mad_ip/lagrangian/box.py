@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,11 +86,38 @@ class Box:
             return None
         return dataclasses.replace(self, depth=tuple(depth), first=first, last=last)
 
+    @property
+    def tight(self) -> Box:
+        """The box as :meth:`tightened`, or as it is where nothing is left."""
+        return self.tightened() or self
+
     def restricted(self, axis: Axis, segment: int, values: Domain) -> Box:
         """The box with other values of one choice."""
         domains = getattr(self, axis)
         changed: dict[str, Any] = {axis: (*domains[:segment], values, *domains[segment + 1 :])}
         return dataclasses.replace(self, **changed)
+
+    def keeping(self, keep: Iterable[tuple[Any, Any, Any]]) -> Box:
+        """The box with no other values of some choices than those in ``keep``: axes, segments, and values.
+
+        Raise :class:`ValueError` where there is no such choice.
+        """
+        box = self
+        for axis, segment, values in keep:
+            if axis not in AXES or not 0 <= segment < len(box.channels):
+                raise ValueError(f"keep {axis!r}, {segment!r}")
+            domain = getattr(box, axis)[segment]
+            box = box.restricted(axis, segment, tuple(value for value in domain if value in values))
+        return box
+
+    def kept_in(self, part: Box) -> list[list[Any]]:
+        """What :meth:`keeping` takes to make a part of the box."""
+        return [
+            [axis, s, list(new)]
+            for axis in AXES
+            for s, (old, new) in enumerate(zip(getattr(self, axis), getattr(part, axis), strict=True))
+            if old != new
+        ]
 
     def split(self, axis: Axis | Literal["total"], segment: int, at: int) -> tuple[Box, Box]:
         """The parts with values up to and above ``at`` of one choice, or of the total of the penalised depths."""

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mad_ip.lagrangian.kernels import compiled, inner
-from mad_ip.lagrangian.tables import Integers, tables
+from mad_ip.lagrangian.tables import Floats, Integers, tables
 from mad_ip.spec import Spec
 
-__all__ = ["Packed", "Segment", "packed", "part", "segment"]
+__all__ = ["Packed", "Segment", "packed", "part", "relimited", "segment"]
 
 
 class Packed(NamedTuple):
@@ -77,6 +77,22 @@ def packed(spec: Spec) -> Packed:
         layers[s], descending[s] = table.layers, table.descending
     at, reals, wholes = _places(rows, shapes)
     return Packed(rows, shapes, at, real[:reals], whole[:wholes], depth, depth_utility, layers, descending)
+
+
+def relimited(tables: Packed, before: Floats, after: Floats) -> Packed:
+    """The tables, whose costs are in units of limits ``before``, in units of others.
+
+    Costs are integers: they come back as they were, and what is made of them is what :func:`packed` would make.
+    """
+    real = tables.real.copy()
+    for at, (sources, nodes, kernels, widths, _, entering) in zip(tables.at, tables.shapes, strict=True):
+        inside = nodes * kernels * widths
+        for begin, size in zip(at, (sources * nodes, sources * entering * widths, inside, inside), strict=False):
+            rows = real[begin : begin + tables.rows * size].reshape(tables.rows, size)
+            for row, own, given in zip(rows, before, after, strict=False):
+                if own != given:
+                    row[:] = np.rint(row * own) / given
+    return tables._replace(real=real)
 
 
 @compiled

@@ -11,6 +11,7 @@ order budgets, effectiveness of every bounded segment, curvature ``b`` (at least
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ import numpy as np
 from mad_ip import entropy
 from mad_ip.lagrangian import passes
 from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
-from mad_ip.lagrangian.packed import Segment, packed, segment
+from mad_ip.lagrangian.packed import Segment, packed, relimited, segment
 from mad_ip.lagrangian.passes import Relaxed, Traces
 from mad_ip.lagrangian.tables import Floats
 from mad_ip.spec import Choice, Path, Spec
@@ -63,13 +64,31 @@ class Relaxation:
     """What the boxes of a spec share: its tables, budgets and scales."""
 
     def __init__(self, spec: Spec) -> None:
-        self.spec = spec
         self.tables = packed(spec)
+        self._limit(spec)
+
+    def _limit(self, spec: Spec) -> None:
+        self.spec = spec
         self.budgets = list(spec.budget.sums)
         ratio = spec.budget.effectiveness
         self.bounded = [s for s, segment in enumerate(spec.segments) if segment.bounded and ratio is not None]
         self.log_ratio = 0.0 if ratio is None else math.log(ratio) + math.log1p(entropy.EFFECTIVENESS_TOLERANCE)
         self.beta = spec.objective.depth_penalty
+
+    def limited(self, spec: Spec) -> Relaxation:
+        """The relaxation of a spec that is this one's but for limits, none of which is larger.
+
+        Nothing is built anew unless a limit on a maximum differs; what paths carry at most is what they carry here.
+        """
+        if spec.budget.maxima != self.spec.budget.maxima:
+            other = Relaxation(spec)
+        else:
+            other = copy.copy(self)
+            own, given = (np.array(list(found.budget.sums.values()), float) for found in (self.spec, spec))
+            other.tables = relimited(self.tables, own, given)
+            other._limit(spec)
+        other.__dict__["widest"] = self.widest
+        return other
 
     def is_large(self, box: Box) -> bool:
         """Whether an evaluation of a box takes long: a part of it then comes first."""

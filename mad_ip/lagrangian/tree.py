@@ -33,7 +33,7 @@ from mad_ip.spec import Path
 
 __all__ = [
     *("THIN", "Judge", "Workers", "branch_and_bound", "examine", "guessed"),
-    *("Examined", "Node", "State", "Task", "Tree", "Trim"),
+    *("Examined", "Node", "Reopened", "State", "Task", "Tree", "Trim"),
 ]
 
 Judge = Callable[[Path], float]
@@ -82,20 +82,45 @@ _KNOWN = 24
 
 @dataclass
 class Node:
-    """A node of the tree; ``kind`` is open, empty, point, leaf, trim or split; ``box`` as its parent left it."""
+    """A node of the tree; ``kind`` is open, empty, point, leaf, trim or split; ``box`` as its parent left it.
+
+    ``value`` bounds all of the box, ``dropped`` what a trim takes from it.
+    """
 
     box: Box
     kind: str = "open"
     multipliers: Floats | None = None
     tangents: tuple[float, ...] = ()
     value: float = math.inf
+    dropped: float = -math.inf
     split: Cut | None = None
     children: list[Node] = field(default_factory=list)
+
+    def reopen(self) -> None:
+        """Forget what is known of it."""
+        self.kind, self.value, self.dropped = "open", math.inf, -math.inf
+        self.multipliers, self.tangents, self.split, self.children = None, (), None, []
 
     def settle(self, kind: str, bound: Bound) -> None:
         """Become a leaf or a trim by a bound."""
         self.kind, self.value = kind, bound.value
         self.multipliers, self.tangents = bound.multipliers, bound.tangents
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A tree for other limits: what is ``open`` may pass the target, each box with a bound.
+
+    What is to be looked at ``later`` takes long: by then the target may be higher. Of each the number bounds the
+    designs that no other node bounds: those of a leaf, or those that a trim drops. ``settled`` bounds all other designs
+    but the points, of which ``judged`` is the best one's score.
+    """
+
+    root: Node
+    open: tuple[tuple[Node, Bound], ...]
+    later: tuple[tuple[float, Node, Bound], ...]
+    settled: float
+    judged: float
 
 
 @dataclass(frozen=True)
@@ -137,7 +162,8 @@ class Tree:
 class Task:
     """A box to bound, and to shrink and cut where its bound passes ``target``.
 
-    ``above`` bounds the box around it; ``start`` has the multipliers to begin with, ``known`` are paths of it.
+    ``above`` bounds the box around it; ``start`` has the multipliers to begin with, ``known`` are paths of it. A large
+    box is first shrunk to what may come within ``slack`` of the target.
     """
 
     box: Box
@@ -145,6 +171,7 @@ class Task:
     start: Bound | None
     known: Traces | None
     target: float
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -185,16 +212,20 @@ def branch_and_bound(
     seconds: float = math.inf,
     watch: Callable[[State], bool] = lambda _: False,
     stop: Callable[[], bool] = lambda: False,
+    slack: float = 0.0,
+    begun: Reopened | None = None,
 ) -> Tree:
     """Branch, best bound first, until no box can pass ``target()``, or until ``watch`` or the time says stop.
 
     ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
     ``explore`` is told the maximising paths of boxes with the bounds that they hold up: good designs are near.
     ``workers`` examine the tasks; by default this thread does. What is open after ``most`` boxes is left. ``watch`` is
-    told the state after every box; ``stop`` is asked at any moment, by any thread.
+    told the state after every box; ``stop`` is asked at any moment, by any thread. A tree that is to be used for other
+    limits shrinks large boxes with a ``slack``, relative to the target, so that they need not be opened again soon;
+    ``begun`` is such a tree (:func:`mad_ip.lagrangian.reuse.reopened`).
     """
     workers = workers or (lambda task, stopped: functools.partial(examine, relaxation, task, stop=stopped))
-    return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop).run()
+    return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop, slack).run(begun)
 
 
 def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = lambda: False) -> Examined:
@@ -236,12 +267,18 @@ def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = la
         if best.path is None:
             return Examined("empty", tuple(trims))
         candidates = dict.fromkeys([best.path, *_promising(program, dual.traces, task.target), *candidates])
+        kept = task.target - task.slack if program.is_large else task.target
         if best.value <= task.target or stop():
+            if kept < best.value <= task.target and box.first == box.last:
+                trims += _trims(program, best, [kept])
             return Examined("leaf", tuple(trims), best, candidates=tuple(candidates))
         known, above, start = dual.active(_KNOWN), best, best
-        smaller, dropped = _trimmed(program, best, task.target)
-        if smaller != box:
-            trims.append(Trim(best, smaller, dropped))
+        trims += (found := _trims(program, best, sorted({kept, task.target})))
+        if kept < task.target and len(found) == 2 and relaxation.is_large(found[-1].box):
+            # What is dropped just below the target has to be opened again by whoever uses the tree.
+            trims.pop()
+            found.pop()
+        smaller = found[-1].box if found else box
         if (tight := smaller.tightened()) is None:
             return Examined("empty", tuple(trims))
         left = tight
@@ -271,17 +308,26 @@ def _promising(program: Program, traces: Traces, target: float) -> Iterator[Path
             yield path
 
 
-def _trimmed(program: Program, best: Bound, target: float) -> tuple[Box, float]:
-    """The box without the values that cannot pass the target, and a bound on the designs that take one of those."""
-    box, dropped = program.box, -math.inf
-    for s, (bounds, below) in enumerate(program.value_bounds(best, target)):
-        for axis, values in zip(AXES, bounds, strict=True):
-            domain = getattr(box, axis)[s]
-            kept = tuple(value for value, bound in zip(domain, values, strict=True) if bound > target)
-            if len(kept) < len(domain):
-                dropped = max(dropped, below)
-                box = box.restricted(axis, s, kept)
-    return box, dropped
+def _trims(program: Program, best: Bound, targets: list[float]) -> list[Trim]:
+    """The box without the values that cannot pass the first of ascending ``targets``, of what is left without those
+    that cannot pass the next, and so on, each with a bound on the designs that take one of those.
+    """
+    box, trims = program.box, []
+    bounds = list(program.value_bounds(best, targets[0]))
+    for target in targets:
+        smaller, dropped = box, -math.inf
+        for s, (by_axis, below) in enumerate(bounds):
+            for axis, values in zip(AXES, by_axis, strict=True):
+                worth = dict(zip(getattr(program.box, axis)[s], values.tolist(), strict=True))
+                domain = getattr(box, axis)[s]
+                kept = tuple(value for value in domain if worth[value] > target)
+                if len(kept) < len(domain):
+                    dropped = max(dropped, below, *(worth[value] for value in domain if worth[value] <= target))
+                    smaller = smaller.restricted(axis, s, kept)
+        if smaller != box:
+            trims.append(Trim(best, smaller, dropped))
+            box = smaller
+    return trims
 
 
 def _cuts(box: Box, dual: Dual) -> list[Cut]:
@@ -347,21 +393,28 @@ class _Search:
     seconds: float
     watch: Callable[[State], bool]
     stop: Callable[[], bool]
+    slack: float
     left: list[tuple[Box, Bound]] = field(default_factory=list)
     points: list[Path] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     queue: list[tuple[float, int, Node, Task]] = field(default_factory=list)
     begun: deque[tuple[Node, Task, Callable[[], Examined]]] = field(default_factory=deque)
     order: Iterator[int] = field(default_factory=itertools.count)
+    later: list[tuple[float, Node, Bound]] = field(default_factory=list)
     settled: float = -math.inf
     judged: float = -math.inf
     nodes: int = 0
 
-    def run(self) -> Tree:
-        root = Node(whole(self.relaxation.spec))
-        # Multipliers by a part of the grid, where only one evaluation is left.
-        start = guessed(self.relaxation, root.box.thinned(THIN)) if self._stopped() else None
-        self._push(root, None, start, None)
+    def run(self, begun: Reopened | None) -> Tree:
+        root = Node(whole(self.relaxation.spec)) if begun is None else begun.root
+        if begun is None:
+            # Multipliers by a part of the grid, where only one evaluation is left.
+            start = guessed(self.relaxation, root.box.thinned(THIN)) if self._stopped() else None
+            self._push(root, None, start, None)
+        else:
+            self.settled, self.judged, self.later = begun.settled, begun.judged, list(begun.later)
+            for node, bound in begun.open:
+                self._push(node, bound, bound, None)
         while True:
             self._begin()
             if not self.begun:
@@ -379,12 +432,14 @@ class _Search:
             # A part has at least the bound of the box around it.
             node.settle("leaf", task.above)
             left.append((node.box, task.above))
+        left += [(node.box, dataclasses.replace(bound, value=value)) for value, node, bound in self.later]
         return Tree(root, self._state(), tuple(left), tuple(self.points))
 
     def _state(self) -> State:
         waiting = [math.inf if task.above is None else task.above.value for _, task, _ in self.begun]
         # The first of the queue has the highest bound.
         waiting += [-value for value, *_ in self.queue[:1]]
+        waiting += [value for value, *_ in self.later]
         unjudged = max(self.settled, *waiting, -math.inf, *(bound.value for _, bound in self.left))
         bound, seconds = max(unjudged, self.judged), time.perf_counter() - self.began
         return State(bound, unjudged, self.settled, self.nodes, len(self.begun) + len(self.queue), seconds)
@@ -400,11 +455,19 @@ class _Search:
     def _begin(self) -> None:
         """Begin boxes that may pass the target, which the first may whatever it is."""
         target = self.target()
+        if self.later and not self.begun and not (self.queue and -self.queue[0][0] > target):
+            for value, node, bound in self.later:
+                if value > target:
+                    node.reopen()
+                    self._push(node, bound, bound, None)
+                else:
+                    self.settled = max(self.settled, value)
+            self.later = []
         while (
             self.queue and len(self.begun) < _BEGUN and (-self.queue[0][0] > target or self.queue[0][3].above is None)
         ):
             _, _, node, task = heapq.heappop(self.queue)
-            task = dataclasses.replace(task, target=target)
+            task = dataclasses.replace(task, target=target, slack=self.slack * abs(target))
             self.begun.append((node, task, self.workers(task, self._stopped)))
 
     def _apply(self, node: Node, found: Examined, target: float) -> None:
@@ -412,6 +475,7 @@ class _Search:
         for trim in found.trims:
             self.settled = max(self.settled, trim.dropped)
             node.settle("trim", trim.bound)
+            node.dropped = trim.dropped
             node.children = [Node(trim.box)]
             (node,) = node.children
         if found.kind == "empty":
@@ -436,12 +500,10 @@ class _Search:
             node.settle("leaf", bound)
             self.left.append((node.box, bound))
             return
-        box = node.box.tightened()
-        assert box is not None
         for cut in found.cuts:
-            node.kind, node.split = "split", cut
-            lower, upper = box.split(*cut)
-            node.children = [Node(lower), Node(upper)]
+            node.settle("split", bound)
+            node.split = cut
+            node.children = [Node(part) for part in node.box.tight.split(*cut)]
             self._push(node.children[0], bound, found.start, found.known)
-            node, box = node.children[1], upper
+            node = node.children[1]
         self._push(node, bound, found.start, found.known)

@@ -7,6 +7,7 @@ examined them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 import time
@@ -14,18 +15,37 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from mad_ip.errors import InputError, MadIpError
 from mad_ip.lagrangian.program import Relaxation
 from mad_ip.lagrangian.tree import Examined, Task, examine
-from mad_ip.spec import Spec
+from mad_ip.spec import Objective, Spec
 
-__all__ = ["Workers", "cluster", "relaxation", "threads"]
+__all__ = ["Problem", "Workers", "cluster", "relaxation", "threads"]
 
-Workers = Callable[[Spec, Task, Callable[[], bool]], Callable[[], Examined]]
-"""Takes on a task of a spec, to be examined until told to stop, and returns what is called for its result, in the order
-of the tasks; an exception of :func:`examine` is raised as it is."""
+
+class Problem(NamedTuple):
+    """A spec, and one that is the same but for limits, none of them smaller, whose tables serve for both."""
+
+    spec: Spec
+    largest: Spec | None = None
+
+    @property
+    def relaxation(self) -> Relaxation:
+        """Its relaxation."""
+        return relaxation(*self)
+
+    def unpenalised(self) -> Problem:
+        """The same without a depth penalty and utilities."""
+        free = [spec and dataclasses.replace(spec, objective=Objective(0.0), sha256="") for spec in self]
+        assert free[0] is not None
+        return Problem(free[0], free[1])
+
+
+Workers = Callable[[Problem, Task, Callable[[], bool]], Callable[[], Examined]]
+"""Takes on a task of a problem, to be examined until told to stop, and returns what is called for its result, in the
+order of the tasks; an exception of :func:`examine` is raised as it is."""
 
 _POLL = 0.01
 """Seconds between two looks at whether to stop, while a cluster works."""
@@ -34,29 +54,29 @@ _PATIENCE = 10
 """Seconds that a Dask scheduler has to answer."""
 
 
-@functools.lru_cache(maxsize=2)
-def relaxation(spec: Spec) -> Relaxation:
-    """The relaxation of a spec, built once in a process: what boxes share takes a second on a fine grid."""
-    return Relaxation(spec)
+@functools.lru_cache(maxsize=4)
+def relaxation(spec: Spec, largest: Spec | None = None) -> Relaxation:
+    """The relaxation of a problem, built once in a process: what boxes share takes a second on a fine grid."""
+    return Relaxation(spec) if largest in (None, spec) else relaxation(largest).limited(spec)
 
 
-def _examined(spec: Spec, task: Task, **options: Any) -> Examined:
-    return examine(relaxation(spec), task, **options)
+def _examined(problem: Problem, task: Task, **options: Any) -> Examined:
+    return examine(problem.relaxation, task, **options)
 
 
 @contextmanager
 def threads(number: int) -> Iterator[Workers]:
     """So many threads; a single one is that which asks for the results."""
     if number == 1:
-        yield lambda spec, task, stop: functools.partial(_examined, spec, task, stop=stop)
+        yield lambda problem, task, stop: functools.partial(_examined, problem, task, stop=stop)
         return
     begun: deque[tuple[Future[Examined], threading.Event]] = deque()
 
-    def begin(spec: Spec, task: Task, stop: Callable[[], bool]) -> Callable[[], Examined]:
+    def begin(problem: Problem, task: Task, stop: Callable[[], bool]) -> Callable[[], Examined]:
         # The tables are built here, by one thread.
-        relaxation(spec)
+        problem.relaxation  # noqa: B018
         unwanted = threading.Event()
-        future = pool.submit(_examined, spec, task, stop=lambda: unwanted.is_set() or stop())
+        future = pool.submit(_examined, problem, task, stop=lambda: unwanted.is_set() or stop())
         begun.append((future, unwanted))
         return functools.partial(result, future)
 
@@ -96,8 +116,8 @@ def cluster(address: str) -> Iterator[Workers]:
             "must be an address such as tcp://127.0.0.1:8786"
         ) from None
 
-    def begin(spec: Spec, task: Task, stop: Callable[[], bool]) -> Callable[[], Examined]:
-        future: Any = client.submit(_examined, spec, task, pure=False)
+    def begin(problem: Problem, task: Task, stop: Callable[[], bool]) -> Callable[[], Examined]:
+        future: Any = client.submit(_examined, problem, task, pure=False)
         return functools.partial(result, future, task, stop)
 
     def result(future: Any, task: Task, stop: Callable[[], bool]) -> Examined:

@@ -108,7 +108,7 @@ def bound(
             workers.relaxation(spec),
             lambda: target,
             judge,
-            workers=functools.partial(examine, spec),
+            workers=functools.partial(examine, workers.Problem(spec)),
             seconds=seconds,
             watch=lambda now: watch is not None and watch(state(now)),
         )
@@ -144,16 +144,9 @@ def _records(root: Node) -> Iterator[dict[str, Any]]:
             assert node.multipliers is not None
             record: dict[str, Any] = {node.kind: node.multipliers.tolist(), "tangents": list(node.tangents)}
             if node.kind == "trim":
-                record["keep"] = list(_changes(node.box, node.children[0].box))
+                record["keep"] = node.box.kept_in(node.children[0].box)
             yield record
         stack.extend(reversed(node.children))
-
-
-def _changes(before: Box, after: Box) -> Iterator[list[Any]]:
-    for axis in AXES:
-        for s, (old, new) in enumerate(zip(getattr(before, axis), getattr(after, axis), strict=True)):
-            if old != new:
-                yield [axis, s, list(new)]
 
 
 def replay(
@@ -226,16 +219,7 @@ def _children(box: Box, record: Mapping[str, Any]) -> list[Box]:
         return []
     tight = box.tightened()
     # An empty box has no parts: what is settled of it says that it should have been called empty.
-    return [box if tight is None else _kept(tight, record["keep"])]
-
-
-def _kept(box: Box, keep: list[Any]) -> Box:
-    for axis, segment, values in keep:
-        if axis not in AXES or not 0 <= segment < len(box.channels):
-            raise ValueError(f"keep {axis!r}, {segment!r}")
-        domain = getattr(box, axis)[segment]
-        box = box.restricted(axis, segment, tuple(value for value in domain if value in values))
-    return box
+    return [box if tight is None else tight.keeping(record["keep"])]
 
 
 def _settled(known: Relaxation, box: Box, record: Mapping[str, Any]) -> float | str:
@@ -267,7 +251,7 @@ def _settled(known: Relaxation, box: Box, record: Mapping[str, Any]) -> float | 
     # There is a path, and a path has a finite value unless something overflowed.
     if not math.isfinite(found.value):
         return "the bound is not a finite number"
-    return found.value if kind == "leaf" else _dropped(program, found, _kept(tight, record["keep"]))
+    return found.value if kind == "leaf" else _dropped(program, found, tight.keeping(record["keep"]))
 
 
 def _dropped(program: Program, found: Bound, left: Box) -> float:

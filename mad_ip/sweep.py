@@ -1,0 +1,402 @@
+"""The exact front of a spec: its proven optimum at every point of a grid of budgets.
+
+Points are solved from the largest limits to the smallest, along one budget after another, so that every point but the
+first has a neighbour whose limits are no smaller: its tree, at new limits, is where the search goes on, its bound is a
+bound, and a walk from its design finds the first incumbent (docs/decomposition.md). What is known after each point is
+written, and read again by whoever repeats the sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mad_ip import __version__
+from mad_ip.backends.decomposition import Decomposition
+from mad_ip.cost import COSTS
+from mad_ip.decomposition import Earlier
+from mad_ip.design import Design, violations
+from mad_ip.errors import InputError
+from mad_ip.files import finite, make_folder, read_json, write_atomically
+from mad_ip.front import Front, Point, Price, Status, limited
+from mad_ip.lagrangian.box import whole
+from mad_ip.lagrangian.reuse import restored, written
+from mad_ip.prices import multipliers
+from mad_ip.solve import InfeasibleError, NoDesignError, Report, search
+from mad_ip.spec import Budget, Spec
+
+__all__ = ["Interrupted", "grid", "sweep"]
+
+FORMAT = "mad-ip/sweep/1"
+FRONT, DESIGNS, PAGE, STATE = "front.csv", "designs", "index.html", ".sweep.json"
+
+_POINTS = 10_000
+"""Points of a sweep at most."""
+
+
+class Interrupted(NoDesignError):  # noqa: N818 - no error
+    """A sweep was stopped from outside; what it has is written."""
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """What is kept of a point: how its solve ended, within which seconds, and the multipliers at its design."""
+
+    status: Status
+    bound: float
+    seconds: float
+    multipliers: dict[str, float]
+    design: Design | None
+
+
+def grid(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """The limits that ``KEY=FIRST:LAST:NUMBER`` or ``KEY=LIMIT,LIMIT,...`` name, ascending, in units of their costs.
+
+    ``NUMBER`` limits are equally far from each other. Limits on whole numbers are rounded down, which changes no
+    optimum, and one that is named twice counts once. Raise :class:`InputError` for a text that says nothing else.
+    """
+    found: dict[str, tuple[float, ...]] = {}
+    for text in texts:
+        key, _, values = text.partition("=")
+        if key not in Budget.keys():  # noqa: SIM118 (no mapping)
+            raise InputError(f"--over = {text}: {key!r} is no budget; must be one of {', '.join(Budget.keys())}")
+        if key in found:
+            raise InputError(f"--over = {text}: {key} is swept twice; each budget must be named once")
+        if ":" in values:
+            parts = values.split(":")
+            number = int(parts[-1]) if parts[-1].isascii() and parts[-1].isdigit() else 0
+            if len(parts) != 3 or not 1 <= number <= _POINTS:
+                raise InputError(
+                    f"--over = {text}: must be {key}=FIRST:LAST:NUMBER with a number of points from 1 to {_POINTS:,}"
+                )
+            first, last = (_limit(text, key, part) for part in parts[:2])
+            if first > last or (first == last) != (number == 1):
+                raise InputError(
+                    f"--over = {text}: must have its first limit below its last and at least 2 points, or 1 point of "
+                    "one limit"
+                )
+            limits = np.linspace(first, last, number).tolist()
+        else:
+            limits = [_limit(text, key, part) for part in values.split(",")]
+        whole_limits = limits if key == "effectiveness" else [math.floor(limit) or limit for limit in limits]
+        found[key] = tuple(sorted({float(limit) for limit in whole_limits}))
+    if not found:
+        raise InputError("--over is missing: must name a budget and its limits, such as macs=200e6:2e9:20")
+    if math.prod(map(len, found.values())) > _POINTS:
+        raise InputError(f"--over: {math.prod(map(len, found.values())):,} points; must be at most {_POINTS:,}")
+    return found
+
+
+def _limit(text: str, key: str, part: str) -> float:
+    """A limit on a budget in its cost's unit."""
+    value: Any = part.strip()
+    with contextlib.suppress(ValueError):
+        value = float(value)
+    if key == "effectiveness":
+        allowed, limit = "a number greater than 0", value if finite(value) and value > 0 else None
+    else:
+        allowed, limit = COSTS[key].allowed, COSTS[key].limit(value)
+    if limit is None:
+        raise InputError(f"--over = {text}: {part!r} is no limit; must be {allowed}")
+    return float(limit)
+
+
+def sweep(
+    spec: Spec,
+    over: Mapping[str, Sequence[float]],
+    *,
+    out: Path | str | None = None,
+    gap: float = 1e-6,
+    time_limit: float = math.inf,
+    threads: int = 1,
+    seed: int = 0,
+    cluster: str | None = None,
+    watch: Callable[[Report], None] | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Front:
+    """The front of a spec over every combination of the limits ``over``, by budget, in the units of their costs.
+
+    The result does not depend on ``threads`` or the workers of a ``cluster`` (a Dask scheduler's address). With
+    ``out``, a folder, what was proven is written after every point, and a sweep that was stopped goes on from there to
+    the same front. ``time_limit`` is in seconds for each point; one that is not proven within it is solved again by a
+    sweep with more. All else is as in :func:`mad_ip.solve.solve`.
+
+    Raises:
+        InputError: a limit, or the folder, which must be new or hold this very sweep.
+        Interrupted: it was stopped; the front of the points before is in ``out``.
+    """
+    return _Sweep(spec, over, out, gap, time_limit, threads, seed, cluster, watch, interrupted).run()
+
+
+@dataclass
+class _Sweep:
+    """A run of :func:`sweep`, whose arguments come first; ``heads`` are, for every budget, what the next may use."""
+
+    spec: Spec
+    over: Mapping[str, Sequence[float]]
+    out: Path | str | None
+    gap: float
+    time_limit: float
+    threads: int
+    seed: int
+    cluster: str | None
+    watch: Callable[[Report], None] | None
+    interrupted: Callable[[], bool]
+    solved: dict[tuple[int, ...], _Solved] = field(default_factory=dict)
+    heads: dict[int, tuple[tuple[int, ...], Earlier]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.wished = False
+        # From the largest limits down.
+        self.keys = tuple(key for key in Budget.keys() if key in self.over)  # noqa: SIM118 (no mapping)
+        self.limits = [tuple(sorted(set(self.over[key]), reverse=True)) for key in self.keys]
+        self.places = list(itertools.product(*(range(len(limits)) for limits in self.limits)))
+        self.specs = {place: limited(self.spec, self._given(place)) for place in self.places}
+        self.names = {place: _name(self._given(place)) for place in self.places}
+
+    def _given(self, place: tuple[int, ...]) -> dict[str, float]:
+        return {key: limits[at] for key, limits, at in zip(self.keys, self.limits, place, strict=True)}
+
+    def run(self) -> Front:
+        self._resume()
+        for number, place in enumerate(self.places, start=1):
+            done = self.solved.get(place)
+            if done is not None and (done.status in ("optimal", "infeasible") or self.time_limit <= done.seconds):
+                continue
+            found, earlier = self._solve(place, f"{number}/{len(self.places)} {self.names[place]}")
+            if self._stopped():
+                self._write()
+                raise Interrupted(
+                    f"stopped at point {number} of {len(self.places)}"
+                    + ("" if self.out is None else f"; the same command again goes on there, from {self.out}")
+                )
+            self.solved[place] = found
+            if earlier is not None:
+                for axis in range(self._axis(place), len(self.keys)):
+                    self.heads[axis] = place, earlier
+            self._write(place)
+        return self.front
+
+    def _stopped(self) -> bool:
+        """Whether the user wants to stop, or wanted to: what was found then is not all that there is."""
+        self.wished = self.wished or self.interrupted()
+        return self.wished
+
+    @property
+    def front(self) -> Front:
+        """The points so far, by ascending limits."""
+        return Front(
+            self.spec, self.keys, tuple(self._point(place) for place in reversed(self.places) if place in self.solved)
+        )
+
+    def _solve(self, place: tuple[int, ...], phase: str) -> tuple[_Solved, Earlier | None]:
+        """A point, and what the next one may use of it."""
+        spec = self.specs[place]
+        # Nothing within smaller limits is better.
+        bound = min((self.solved[other].bound for other in self._larger(place)), default=math.inf)
+        if bound == -math.inf:
+            return _Solved("infeasible", bound, self.time_limit, {}, None), None
+        backend = Decomposition({} if self.cluster is None else {"cluster": self.cluster})
+        largest = self.specs[self.places[0]]
+        head, earlier = self.heads.get(self._axis(place), (place, None))
+        fits = all(own <= other for own, other in zip(head, place, strict=True))
+        backend.earlier = earlier if earlier is not None and fits else Earlier(largest, largest)
+        # Whatever is within these limits, too.
+        backend.starts = [done.design.path for done in self.solved.values() if done.design is not None]
+
+        def follow(report: Report) -> None:
+            if self.watch is not None:
+                self.watch(dataclasses.replace(report, phase=phase))
+
+        status: Status
+        try:
+            design: Design | None = search(
+                spec,
+                backend,
+                bound=bound,
+                time_limit=self.time_limit,
+                gap=self.gap,
+                threads=self.threads,
+                seed=self.seed,
+                watch=follow,
+                interrupted=self._stopped,
+            )
+        except InfeasibleError:
+            return _Solved("infeasible", -math.inf, self.time_limit, {}, None), None
+        except NoDesignError:
+            return _Solved("feasible", bound, self.time_limit, {}, None), None
+        assert design is not None
+        assert design.certificate is not None
+        status = "optimal" if design.certificate.status == "optimal" else "feasible"
+        prices = multipliers(spec, design.path, largest)
+        return _Solved(status, design.certificate.bound, self.time_limit, prices, design), backend.earlier
+
+    def _axis(self, place: tuple[int, ...]) -> int:
+        """The budget along which the point is approached."""
+        return max((axis for axis, at in enumerate(place) if at > 0), default=0)
+
+    def _larger(self, place: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """The points with the next larger limit on one budget."""
+        for axis, at in enumerate(place):
+            if at > 0:
+                yield (*place[:axis], at - 1, *place[axis + 1 :])
+
+    def _point(self, place: tuple[int, ...]) -> Point:
+        done, spec = self.solved[place], self.specs[place]
+        prices = tuple(self._price(place, key) for key in spec.budget.given) if done.design is not None else ()
+        return Point(self.names[place], spec, done.status, done.design, done.bound, prices)
+
+    def _price(self, place: tuple[int, ...], key: str) -> Price:
+        slopes: list[float | None] = [None, None]
+        if key in self.keys:
+            axis = self.keys.index(key)
+            for side, step in enumerate((1, -1)):
+                other = (*place[:axis], place[axis] + step, *place[axis + 1 :])
+                slopes[side] = self._slope(place, other, axis)
+        return Price(key, self.solved[place].multipliers.get(key), *slopes)
+
+    def _slope(self, place: tuple[int, ...], other: tuple[int, ...], axis: int) -> float | None:
+        """Difference of two proven optima, over that of their limits."""
+        pair = [self.solved.get(place), self.solved.get(other)]
+        scores = [done.design.metrics.score for done in pair if done and done.status == "optimal" and done.design]
+        if min(other) < 0 or len(scores) < 2:
+            return None
+        limits = [self.limits[axis][at[axis]] for at in (place, other)]
+        return (scores[0] - scores[1]) / (limits[0] - limits[1])
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What makes two sweeps the same."""
+        return {
+            "version": __version__,
+            "spec_sha256": limited(self.spec, {}).sha256,
+            "over": {key: list(limits) for key, limits in zip(self.keys, self.limits, strict=True)},
+            "gap": self.gap,
+            "seed": self.seed,
+        }
+
+    def _resume(self) -> None:
+        """Read what an earlier run of the sweep left."""
+        if self.out is None:
+            return
+        folder = Path(self.out)
+        path = folder / STATE
+        if not path.exists():
+            if (folder / FRONT).exists() or (folder / DESIGNS).exists():
+                raise InputError(f"--out = {folder}: holds what no sweep left there; must be a new folder or a sweep's")
+            return
+        try:
+            content: Any = read_json(path)
+            found = {key: content[key] for key in ("format", *self._identity)}
+            points, trees = content["points"], content["trees"]
+            expected = {"format": FORMAT, **self._identity}
+            for key, value in expected.items():
+                if found[key] != value:
+                    raise InputError(f"--out = {folder}: holds a sweep of another {key}; must be another folder")
+            for place, record in zip(self.places, points, strict=False):
+                if record is not None:
+                    self.solved[place] = self._read(place, record)
+            for axis, at, records in trees:
+                spec, largest, best = self.specs[tuple(at)], self.specs[self.places[0]], self.solved[tuple(at)].design
+                root = None if records is None else restored(whole(spec), records)
+                self.heads[axis] = tuple(at), Earlier(largest, spec, root, None if best is None else best.path)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: not what a sweep leaves ({error!r}); the folder must be removed") from None
+
+    def _read(self, place: tuple[int, ...], record: dict[str, Any]) -> _Solved:
+        design = None
+        if record["design"]:
+            path = self._place(place, "json")
+            design = Design.load(path)
+            broken = violations(self.specs[place], design)
+            if broken or design.certificate is None:
+                what = broken[0] if broken else "it has no certificate"
+                raise InputError(f"{path}: not the design that the sweep left ({what}); its folder must be removed")
+        bound, seconds = (math.inf if record[key] is None else record[key] for key in ("bound", "seconds"))
+        if record["status"] == "infeasible":
+            bound = -math.inf
+        return _Solved(record["status"], bound, seconds, record["multipliers"], design)
+
+    def _place(self, place: tuple[int, ...], suffix: str) -> Path:
+        assert self.out is not None
+        return Path(self.out) / DESIGNS / f"{self.names[place]}.{suffix}"
+
+    def _write(self, place: tuple[int, ...] | None = None) -> None:
+        """Write the design of a new point with its spec, then the front, and last what says that all of it is there."""
+        if self.out is None:
+            return
+        folder = Path(self.out)
+        make_folder("--out", folder / DESIGNS)
+        if place is not None and self.solved[place].design is not None:
+            design = self.solved[place].design
+            assert design is not None
+            write_atomically(self._place(place, "toml"), self.specs[place].to_toml().encode())
+            design.save(self._place(place, "json"))
+        write_atomically(folder / FRONT, table(self.front).encode())
+        trees = {at: earlier.root and written(earlier.root) for at, earlier in self.heads.values()}
+        content = {
+            "format": FORMAT,
+            **self._identity,
+            "points": [self._record(place) for place in self.places],
+            "trees": [[axis, at, trees[at]] for axis, (at, _) in self.heads.items()],
+        }
+        write_atomically(folder / STATE, json.dumps(content, allow_nan=False).encode())
+
+    def _record(self, place: tuple[int, ...]) -> dict[str, Any] | None:
+        done = self.solved.get(place)
+        if done is None:
+            return None
+        return {
+            "status": done.status,
+            "bound": done.bound if math.isfinite(done.bound) else None,
+            "seconds": done.seconds if math.isfinite(done.seconds) else None,
+            "multipliers": done.multipliers,
+            "design": done.design is not None,
+        }
+
+
+def table(front: Front) -> str:
+    """front.csv: a row for every point, its limits by the keys of [budget], and prices in score per unit of a limit.
+
+    Numbers are in the units of design.json's metrics: bytes of activation and flash, nanoseconds of latency.
+    """
+    keys = front.points[0].spec.budget.given if front.points else {}
+    columns = [f"price_{key}" for key in keys]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*keys, "score", "bound", "status", "design", *columns])
+    for point in front.points:
+        limits = [_reported(key, limit) for key, limit in point.spec.budget.given.items()]
+        design = point.design
+        priced = {price.budget: price.multiplier for price in point.prices}
+        prices = ["" if (value := priced.get(key)) is None else repr(value * _step(key)) for key in keys]
+        score = "" if design is None else repr(design.metrics.score)
+        bound = repr(point.bound) if math.isfinite(point.bound) else ""
+        file = "" if design is None else f"{DESIGNS}/{point.name}.json"
+        writer.writerow([*limits, score, bound, point.status, file, *prices])
+    return text.getvalue()
+
+
+def _step(key: str) -> int:
+    return 1 if key == "effectiveness" else COSTS[key].step
+
+
+def _reported(key: str, limit: float) -> str:
+    """A limit as a number in the unit that metrics have."""
+    value = limit if key == "effectiveness" else COSTS[key].reported(limit)
+    return str(int(value)) if float(value).is_integer() else repr(value)
+
+
+def _name(limits: Mapping[str, float]) -> str:
+    return "_".join(f"{key}-{_reported(key, limit)}" for key, limit in limits.items())
