@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import math
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mad_ip.calibration import Calibration, Estimate, Row, UtilityTable
-from mad_ip.errors import InputError
+from mad_ip.reports.pages import environment, require
 from mad_ip.runs import PERCENT
 from mad_ip.statistics import GROUP
 
@@ -177,23 +176,12 @@ def calibration_table(calibration: Calibration) -> RenderableType:
 
 def require_page() -> None:
     """Raise :class:`InputError` without the extra ``report``."""
-    for name in ("matplotlib", "jinja2"):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"--page needs {name}, which is not installed; pip install 'mad-ip[report]'")
+    require("--page", "matplotlib", "jinja2")
 
 
 def page(calibration: Calibration) -> bytes:
     """The page, its figures inside; equal calibrations give equal pages."""
     require_page()
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     view = {
         "name": calibration.spec.name,
         "runs": _runs(calibration),
@@ -206,7 +194,7 @@ def page(calibration: Calibration) -> bytes:
         "utilities": _worths(calibration),
         "legend": _LEGEND,
     }
-    return environment.from_string(_TEMPLATE).render(view).encode()
+    return environment().from_string(_TEMPLATE).render(view).encode()
 
 
 def _runs(calibration: Calibration) -> str:

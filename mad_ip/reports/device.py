@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from mad_ip.device import Affine, Rate
 from mad_ip.errors import InputError
 from mad_ip.files import require_folder, write_atomically
 from mad_ip.profiling import Comparison, Errors, Measured, Profile, Progress, predicted
+from mad_ip.reports.pages import require
 
 __all__ = ["PLOTS", "comparison_table", "line", "plot", "profile_table", "require_plot"]
 
@@ -77,8 +77,7 @@ def require_plot(path: Path | str) -> None:
     if Path(path).suffix not in PLOTS:
         raise InputError(f"--plot = {path}: must end in {' or '.join(PLOTS)}")
     require_folder("--plot", path)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("--plot needs matplotlib, which is not installed; pip install 'mad-ip[report]'")
+    require("--plot", "matplotlib")
 
 
 def plot(profile: Profile, path: Path | str) -> None:

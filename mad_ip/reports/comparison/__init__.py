@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.util
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from mad_ip.reports.comparison.machine import machine, versions
 from mad_ip.reports.comparison.milestones import Comparison, contradictions
 from mad_ip.reports.comparison.records import Point, Run, Settings
 from mad_ip.reports.comparison.runs import Job, measure
+from mad_ip.reports.pages import require
 from mad_ip.spec import Spec
 
 __all__ = ["Settings", "compare"]
@@ -48,9 +48,7 @@ def compare(
     Raises :class:`InputError` on a bad spec or profile and without the extra ``report``, before anything runs;
     :class:`InternalError` when runs contradict each other, after the report is written.
     """
-    for name in ("matplotlib", "jinja2"):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"mad-ip compare needs {name}, which is not installed; pip install 'mad-ip[report]'")
+    require("mad-ip compare", "matplotlib", "jinja2")
     problems = _named([(spec.name, str(path), spec) for path, spec in ((path, Spec.load(path)) for path in specs)])
     profiles = _named([(Path(name).stem, name, Profile.load(name)) for name in solvers or _profiles()])
     jobs = [

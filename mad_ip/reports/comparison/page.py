@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
@@ -23,6 +22,7 @@ from mad_ip.files import write_atomically
 from mad_ip.reports.comparison import plots
 from mad_ip.reports.comparison.milestones import Comparison, contradictions, milestones
 from mad_ip.reports.comparison.tables import headline, method, tables
+from mad_ip.reports.pages import environment
 
 __all__ = ["FORMAT", "write"]
 
@@ -62,18 +62,11 @@ def write(comparison: Comparison, folder: Path) -> None:
         "contradictions": contradictions(comparison.runs),
         "method": method(comparison.settings),
     }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mad_ip.reports.comparison", "."),
-        autoescape=jinja2.select_autoescape(["html"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _cell
+    templates = environment("mad_ip.reports.comparison")
+    templates.filters["cell"] = _cell
     write_atomically(folder / "report.json", _json(comparison).encode())
     for name in ("report.md", "report.html"):
-        write_atomically(folder / name, environment.get_template(name).render(view).encode())
+        write_atomically(folder / name, templates.get_template(name).render(view).encode())
 
 
 def _drawn(figure: Figure, kind: str) -> bytes:
