@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -17,7 +17,24 @@ from mad_ip.design import Design
 from mad_ip.memory import memory_of
 from mad_ip.spec import Budget, Segment, Spec, Time
 
-__all__ = ["design_table", "quantity", "ranking_table", "space_table"]
+__all__ = [
+    "amount",
+    "claim",
+    "compact",
+    "design_table",
+    "entropy_shares",
+    "prefixed",
+    "quantity",
+    "ranking_table",
+    "space_table",
+    "spending",
+    "stage_table",
+]
+
+_PREFIXES = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
+
+_COMPACT = {"macs": "MACs", "params": " parameters", "activation": "B", "flash": "B"}
+"""Units that take a prefix, by the key of their budget."""
 
 
 def quantity(value: float) -> str:
@@ -35,31 +52,65 @@ def amount(key: str, value: float) -> str:
     return f"{quantity(value)} {cost.unit}"
 
 
+def prefixed(value: float) -> str:
+    """A number to four digits with its decimal prefix: ``1.82 G``, ``99.64 k``, ``31``."""
+    prefix, size = next(((prefix, size) for prefix, size in _PREFIXES.items() if abs(value) >= size), ("", 1.0))
+    return f"{value / size:.4g} {prefix}".rstrip()
+
+
+def compact(key: str, value: float) -> str:
+    """What a budget limits, to four digits where its unit takes a prefix: ``1.82 GMACs``, ``11.69 M parameters``."""
+    if key not in _COMPACT:
+        return amount(key, value)
+    number, _, prefix = prefixed(value).partition(" ")
+    return f"{number} {prefix}{_COMPACT[key]}".replace("  ", " ")
+
+
 def design_table(design: Design, budget: Budget | None = None) -> RenderableType:
     """Stages, totals (against ``budget`` where given) and the certificate of a design."""
-    parts: list[RenderableType] = [_stages(design), _totals(design, budget or Budget())]
+    parts: list[RenderableType] = [stage_table(design), _totals(design, budget or Budget())]
     if design.device is not None:
         parts += [Text(sentence) for sentence in memory_of(design, budget).sentences()]
     certificate = design.certificate
     if certificate is not None:
-        within, left = f"{certificate.gap:.1e} (relative)", certificate.bound - design.metrics.score
-        if certificate.gap > 1e-6 and left < 1e-5:
-            # Of a score near 0 no relative gap means anything.
-            within = f"{left:.1e} (absolute)"
-        claim = (
-            f"proven optimal within {within}"
-            if certificate.status == "optimal"
-            else f"feasible, not proven optimal: gap {certificate.gap:.2%}"
-        )
-        parts.append(
-            Text(
-                f"{claim}, bound {certificate.bound:,.4f}, out of {certificate.architectures:,} architectures, "
-                f"{certificate.options:,} options; {certificate.backend} {certificate.version}, "
-                f"{certificate.seconds:.1f} s",
-                style="bold green" if certificate.status == "optimal" else "bold yellow",
-            )
-        )
+        parts.append(Text(claim(design), style="bold green" if certificate.status == "optimal" else "bold yellow"))
     return Group(*parts)
+
+
+def claim(design: Design) -> str:
+    """What the certificate of a design says, in one line; empty without one."""
+    certificate = design.certificate
+    if certificate is None:
+        return ""
+    within, left = f"{certificate.gap:.1e} (relative)", certificate.bound - design.metrics.score
+    if certificate.gap > 1e-6 and left < 1e-5:
+        # Of a score near 0 no relative gap means anything.
+        within = f"{left:.1e} (absolute)"
+    proven = (
+        f"proven optimal within {within}"
+        if certificate.status == "optimal"
+        else f"feasible, not proven optimal: gap {certificate.gap:.2%}"
+    )
+    return (
+        f"{proven}, bound {certificate.bound:,.4f}, out of {certificate.architectures:,} architectures, "
+        f"{certificate.options:,} options; {certificate.backend} {certificate.version}, {certificate.seconds:.1f} s"
+    )
+
+
+def entropy_shares(design: Design) -> list[float]:
+    """The share of the entropy that each level has, of :meth:`Design.levels`; zeros where there is none."""
+    levels = design.levels()
+    total = entropy.entropy(levels, "paper")
+    return [level.gain * level.log_width / total if total else 0.0 for level in levels]
+
+
+def spending(design: Design, budget: Budget) -> Iterator[tuple[str, float, float | None]]:
+    """Key, cost and limit (``None``: none) of all that a budget may limit, in the cost's own unit."""
+    metrics = design.metrics.content()
+    for key in Budget.keys():  # noqa: SIM118 (no mapping)
+        limit = getattr(budget, key)
+        if limit is not None or key in metrics:
+            yield key, metrics[key] if key == "effectiveness" else design.spent(key), limit
 
 
 def ranking_table(designs: Sequence[Design], budget: Budget | None = None) -> RenderableType:
@@ -86,14 +137,13 @@ def ranking_table(designs: Sequence[Design], budget: Budget | None = None) -> Re
     return Group(design_table(designs[0], budget), table)
 
 
-def _stages(design: Design) -> Table:
+def stage_table(design: Design) -> Table:
+    """The stem, the stages, the tail and the head: what was chosen, what each costs, and its share of the entropy."""
     table = Table(title=f"{design.name} ({design.convention})", box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("part")
     for header in _headers(design.frames is not None, "MACs", "params", "entropy"):
         table.add_column(header, justify="right")
-    levels = design.levels()
-    total = entropy.entropy(levels, "paper")
-    shares = [f"{level.gain * level.log_width / total if total else 0.0:.1%}" for level in levels]
+    shares = [f"{share:.1%}" for share in entropy_shares(design)]
 
     def row(part: str, output: list[str], numbers: Sequence[object], layers: Sequence[Layer], share: str) -> None:
         table.add_row(part, *output, *map(str, numbers), f"{cost.macs(layers):,}", f"{cost.params(layers):,}", share)
@@ -134,11 +184,7 @@ def _totals(design: Design, budget: Budget) -> Table:
     for header in ("value", "budget", "slack"):
         table.add_column(header, justify="right")
     metrics = design.metrics.content()
-    for key in Budget.keys():  # noqa: SIM118 (no mapping)
-        limit = getattr(budget, key)
-        if limit is None and key not in metrics:
-            continue
-        value = metrics[key] if key == "effectiveness" else design.spent(key)
+    for key, value, limit in spending(design, budget):
         slack = "" if limit is None else f"{(limit - value) / limit:.3%}"
         table.add_row(key, amount(key, value), "" if limit is None else amount(key, limit), slack)
     for key in ("entropy", "depth_penalty", "utility", "score"):
