@@ -45,11 +45,11 @@ report: $(READY)
 	cp build/report/report.md solvers/
 	cp build/report/plots/*.png solvers/plots/
 
-# One test opens the page of mad-ip compare in Chromium: skipped where there is none, but not in CI.
+# Some tests open pages in Chromium: skipped where there is none, but not in CI.
 browser:
 	command -v chromium && command -v chromedriver || \
 	  { apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; } || \
-	  echo "Chromium and its driver are missing and cannot be installed here; install both to test the page"
+	  echo "Chromium and its driver are missing and cannot be installed here; install both to test the pages"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,14 +9,13 @@ import math
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -390,46 +389,7 @@ NAMES = list(dict.fromkeys(run.solver for run in CASES))
 PLOTS = {f"{kind}-{spec}" for spec in "abcd" for kind in ("anytime", "gap", "time", "memory")}
 
 
-def browser() -> tuple[str, str]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    if None in found:
-        reason = "chromium and chromedriver are needed to open the report's page; `make browser` installs them"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found[0], found[1]
-
-
-@pytest.fixture
-def driver(tmp_path: Path) -> Iterator[object]:
-    chromium, chromedriver = browser()
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "disable-dev-shm-usage",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "window-size=1280,1000",
-        f"user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=chromedriver))
-    try:
-        yield opened
-    finally:
-        opened.quit()
-
-
-def test_the_page_in_chromium(tmp_path: Path, driver: object) -> None:
+def test_the_page_in_chromium(tmp_path: Path, driver: Any) -> None:
     settings = Settings(time_limit=60.0, seeds=3)
     page.write(
         Comparison(
