@@ -323,15 +323,20 @@ def show(
     ] = None,
     interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a design as a JSON object and nothing else.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Where to write a design as one page that needs no network.")
+    ] = None,
 ) -> None:
     """Show a design, or the size of a spec's space and catalogue without solving it."""
-    from mad_ip.files import read_bytes
+    from mad_ip.files import read_bytes, require_new, write_atomically
     from mad_ip.kinds import design_kind, require_cnn, spec_kind
 
     if path.suffix == ".json" or read_bytes(path).lstrip().startswith(b"{"):
         kind = design_kind(path)
-        if device is not None:
+        if device is not None or html is not None:
             require_cnn(path)
+        if html is not None:
+            require_new("--html", html, path)
         design = kind.load_design(path)
         if interpolate and device is None:
             raise InputError("--interpolate: fills the table of a --device; must be left out without one")
@@ -339,12 +344,19 @@ def show(
         if place is not None:
             design = design.on(place)
         budget = _budget_of(path, design, device)
+        if html is not None:
+            from mad_ip.reports.front import design_page
+
+            spec = _spec_beside(path, design) if device is None else None
+            write_atomically(html, design_page(design, spec, budget=budget).encode())
         if json:
             sys.stdout.write(_shown(design, budget))
         else:
             _print(kind.design_table(design, budget))
-    elif device is not None or json:
-        raise InputError(f"{path}: is a spec; --device and --json are for a design.json")
+            if html is not None:
+                _print(f"{html}: written")
+    elif device is not None or json or html is not None:
+        raise InputError(f"{path}: is a spec; --device, --json and --html are for a design.json")
     else:
         kind = spec_kind(path)
         spec = kind.load_spec(path)
@@ -794,20 +806,26 @@ def _interpolated(path: Path, kind: Any, spec: Any) -> Any:
 
 def _budget_of(path: Path, design: Any, device: str | None) -> Any:
     """The budgets of a design: of the board that is named, else of the spec beside it that it came from."""
-    import hashlib
-
     from mad_ip.device import BOARDS
-    from mad_ip.spec import Budget, Spec
+    from mad_ip.spec import Budget
 
     if device is not None:
         board = BOARDS.get(device)
         return None if board is None else Budget(activation=board.activation, flash=board.flash)
+    spec = None if getattr(design, "device", None) is None else _spec_beside(path, design)
+    return None if spec is None else spec.budget
+
+
+def _spec_beside(path: Path, design: Any) -> Any:
+    """The spec.toml beside a design.json, where it is the one that the design was made for."""
+    import hashlib
+
+    from mad_ip.spec import Spec
+
     beside = path.parent / "spec.toml"
-    if getattr(design, "device", None) is None or not beside.is_file():
+    if not beside.is_file() or hashlib.sha256(beside.read_bytes()).hexdigest() != design.spec_sha256:
         return None
-    if hashlib.sha256(beside.read_bytes()).hexdigest() != design.spec_sha256:
-        return None
-    return Spec.load(beside).budget
+    return Spec.load(beside)
 
 
 def _shown(design: Any, budget: Any) -> str:
