@@ -150,6 +150,12 @@ def sweep(
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers share the solves.")
     ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A network that the page shows beside, as in mad-ip score: torchvision:resnet18; repeatable."
+        ),
+    ] = None,
     interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -159,35 +165,53 @@ def sweep(
     """
     from mad_ip.files import require_place
     from mad_ip.kinds import load_cnn
+    from mad_ip.reports import front as pages
 
     _require_limits(time_limit, gap)
     problem = load_cnn(spec)
     if interpolate:
         problem = problem.interpolating()
     require_place("--out", out)
+    without_page = pages.missing_for_page()
+    if without_page and network:
+        raise InputError(f"--network = {network[0]}: is shown on the page; {without_page}")
 
     from rich.console import Console
 
-    from mad_ip import sweep as sweeping
     from mad_ip.reports.progress import line
     from mad_ip.reports.sweep import front_table
     from mad_ip.reports.terminal import progress
+    from mad_ip.scoring import measure
+    from mad_ip.sweep import DESIGNS, FRONT, PAGE, Interrupted, grid
+    from mad_ip.sweep import sweep as run
 
-    limits = sweeping.grid(over or [])
+    limits = grid(over or [])
+    networks = [measure(name, problem.convention, problem.input.resolution) for name in network or []]
+    stopped: MadIpError | None = None
     with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
-        front = sweeping.sweep(
-            problem,
-            limits,
-            out=out,
-            gap=gap,
-            time_limit=time_limit,
-            threads=threads,
-            seed=seed,
-            cluster=cluster,
-            watch=watch,
-            interrupted=interrupted,
-        )
-    _print(front_table(front))
+        try:
+            front = run(
+                problem,
+                limits,
+                out=out,
+                gap=gap,
+                time_limit=time_limit,
+                threads=threads,
+                seed=seed,
+                cluster=cluster,
+                watch=watch,
+                interrupted=interrupted,
+            )
+        except Interrupted as error:
+            front, stopped = error.front, error
+    if front.points:
+        _print(front_table(front))
+        if not without_page:
+            pages.save(front, out / PAGE, networks)
+        written = [FRONT, f"{DESIGNS}/", *([] if without_page else [PAGE])]
+        _print(f"{out}: {', '.join(written)}" + (f"; no {PAGE}: {without_page}" if without_page else ""))
+    if stopped is not None:
+        raise stopped
     raise typer.Exit(0 if front.proven else 3)
 
 
@@ -573,10 +597,8 @@ def score(
     """
     from json import dumps, loads
 
-    from mad_ip.design import Design
-    from mad_ip.kinds import require_cnn
     from mad_ip.reports.scores import optimum_text, score_table
-    from mad_ip.scoring import against, default_spec, of_design
+    from mad_ip.scoring import against, default_spec, measure
     from mad_ip.spec import Spec
 
     _require_limits(time_limit, gap)
@@ -587,20 +609,7 @@ def score(
     proven = True
     with _interruptible() as interrupted:
         for name in networks:
-            if name.endswith(".json"):
-                require_cnn(name)
-                measured = of_design(Design.load(name), convention, resolution, place)
-            else:
-                from mad_ip.networks import score as tracing
-
-                module, own = tracing.load(name)
-                measured = tracing.score(
-                    module, name=name, resolution=resolution or own, convention=convention or "paper"
-                )
-                if place is not None:
-                    from mad_ip.networks.trace_operations import on_device
-
-                    measured = on_device(measured, module, place)
+            measured = measure(name, convention, resolution, place)
             content = measured.content()
             if not json:
                 _print(score_table(measured))

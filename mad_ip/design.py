@@ -317,12 +317,16 @@ class Design:
 
     def spent(self, key: str) -> int:
         """What the network costs of a budget, a key of :data:`mad_ip.cost.COSTS`, in the cost's own unit."""
-        total: int = 0
+        return self.running(key)[-1]
+
+    def running(self, key: str) -> tuple[int, ...]:
+        """What it costs of a budget up to the end of each segment; the head belongs to the last."""
+        totals = [0]
         for segment, choice, (first, *_) in zip(self.segments, self.path, self.blocks(), strict=True):
             rest = repeated(segment, choice.channels, choice.mid, choice.kernel) if choice.depth > 1 else ()
             head = closing(segment, choice.channels)
-            total = int(self.costs[key].of_segment(total, first, rest, head, choice.depth))
-        return total
+            totals.append(int(self.costs[key].of_segment(totals[-1], first, rest, head, choice.depth)))
+        return tuple(totals[1:])
 
     def on(self, device: Device | None) -> Design:
         """The design measured for a device, without a certificate; raise :class:`InputError` where it has no time."""
@@ -442,6 +446,12 @@ class Design:
         """The stem or a stage as it is written, without a temporal kernel and stride where there are no frames."""
         record = _whole(dataclasses.asdict(choice))
         return record if self.frames is not None else {key: record[key] for key in record if key not in TEMPORAL}
+
+    def _repr_html_(self) -> str:
+        from mad_ip.reports.notebook import as_html
+        from mad_ip.reports.table import design_table
+
+        return as_html(design_table(self))
 
     def save(self, path: pathlib.Path | str) -> None:
         """Write design.json atomically; raise :class:`InputError` when the place cannot be written."""

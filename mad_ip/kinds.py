@@ -87,13 +87,13 @@ def _later(module: str, name: str) -> Callable[..., Any]:
 
 
 def _solve_cnn(spec: Spec, *, top: int, **options: Any) -> tuple[list[design.Design], RenderableType]:
-    from mad_ip import solve
     from mad_ip.reports import table
+    from mad_ip.solve import rank, solve
 
     if top == 1:
-        best = solve.solve(spec, **options)
+        best = solve(spec, **options)
         return [best], table.design_table(best, spec.budget)
-    designs = solve.rank(spec, top, **options)
+    designs = rank(spec, top, **options)
     return list(designs), table.ranking_table(designs, spec.budget)
 
 

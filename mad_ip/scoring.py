@@ -14,10 +14,11 @@ from mad_ip.design import Design
 from mad_ip.device import Device
 from mad_ip.entropy import Level
 from mad_ip.errors import InputError
+from mad_ip.kinds import require_cnn
 from mad_ip.solve import solve
 from mad_ip.spec import Budget, Input, Objective, Space, Spec, Stage, Stem, Tail, default_weights
 
-__all__ = ["Contribution", "Optimum", "Score", "against", "default_spec", "of_design", "of_path"]
+__all__ = ["Contribution", "Optimum", "Score", "against", "default_spec", "measure", "of_design", "of_path"]
 
 
 _OF_DEVICES = tuple(key for key, cost in COSTS.items() if cost.of_device is not None)
@@ -172,6 +173,31 @@ def of_design(
         params=metrics.params,
         device={key: int(value) for key, value in metrics.content().items() if key in _OF_DEVICES},
     )
+
+
+def measure(
+    name: str, convention: str | None = None, resolution: int | None = None, device: Device | None = None
+) -> Score:
+    """The score of the network that a name says: of a design.json, ``torchvision:NAME``, ``timm:NAME`` or
+    ``FILE.py:FACTORY``; the convention is the design's own, else the paper's, unless it is given.
+
+    Raises :class:`InputError` for a name that is none of those.
+    """
+    if name.endswith(".json"):
+        require_cnn(name)
+        return of_design(Design.load(name), convention, resolution, device)
+
+    from mad_ip.networks import score as tracing
+
+    module, own = tracing.load(name)
+    found: Score = tracing.score(module, name=name, resolution=resolution or own, convention=convention or "paper")
+    if device is None:
+        return found
+
+    from mad_ip.networks.trace_operations import on_device
+
+    measured: Score = on_device(found, module, device)
+    return measured
 
 
 def _worth(levels: Sequence[Level], ends: Sequence[tuple[int, int, int | None]], convention: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mad_ip import _called, decomposition, paths
 from mad_ip import catalogue as catalogues
-from mad_ip import decomposition, paths
 from mad_ip.backends import Findings, Limits, Profile, Progress, Search, compile_model, load_backend, solve_apart
 from mad_ip.catalogue import Catalogue, Floats, raw_options
 from mad_ip.cost import COSTS
@@ -520,3 +520,6 @@ def _amount(key: str, value: float) -> str:
         value = COSTS[key].reported(int(value) if float(value).is_integer() else value)
         unit = f" {COSTS[key].unit}"
     return (f"{value:,.0f}" if float(value).is_integer() else f"{value:.12g}") + unit
+
+
+_called(__name__)

@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from mad_ip import __version__
+from mad_ip import __version__, _called
 from mad_ip.backends.decomposition import Decomposition
 from mad_ip.cost import COSTS
 from mad_ip.decomposition import Earlier
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
 from mad_ip.files import finite, make_folder, read_json, write_atomically
-from mad_ip.front import Front, Point, Price, Status, limited
+from mad_ip.front import Front, Point, Price, Status, limited, reported
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.reuse import restored, written
 from mad_ip.prices import multipliers
@@ -46,7 +46,11 @@ _POINTS = 10_000
 
 
 class Interrupted(NoDesignError):  # noqa: N818 - no error
-    """A sweep was stopped from outside; what it has is written."""
+    """A sweep was stopped from outside; what it has is its ``front``, and written."""
+
+    def __init__(self, message: str, front: Front) -> None:
+        super().__init__(message)
+        self.front = front
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,8 @@ class _Sweep:
                 self._write()
                 raise Interrupted(
                     f"stopped at point {number} of {len(self.places)}"
-                    + ("" if self.out is None else f"; the same command again goes on there, from {self.out}")
+                    + ("" if self.out is None else f"; the same command again goes on there, from {self.out}"),
+                    self.front,
                 )
             self.solved[place] = found
             if earlier is not None:
@@ -367,36 +372,19 @@ class _Sweep:
 
 
 def table(front: Front) -> str:
-    """front.csv: a row for every point, its limits by the keys of [budget], and prices in score per unit of a limit.
-
-    Numbers are in the units of design.json's metrics: bytes of activation and flash, nanoseconds of latency.
-    """
-    keys = front.points[0].spec.budget.given if front.points else {}
-    columns = [f"price_{key}" for key in keys]
+    """front.csv: the rows of a front, with the place of each design."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*keys, "score", "bound", "status", "design", *columns])
-    for point in front.points:
-        limits = [_reported(key, limit) for key, limit in point.spec.budget.given.items()]
-        design = point.design
-        priced = {price.budget: price.multiplier for price in point.prices}
-        prices = ["" if (value := priced.get(key)) is None else repr(value * _step(key)) for key in keys]
-        score = "" if design is None else repr(design.metrics.score)
-        bound = repr(point.bound) if math.isfinite(point.bound) else ""
-        file = "" if design is None else f"{DESIGNS}/{point.name}.json"
-        writer.writerow([*limits, score, bound, point.status, file, *prices])
+    keys = list(front.points[0].spec.budget.given) if front.points else []
+    columns = [*keys, "score", "bound", "status", "design", *(f"price_{key}" for key in keys)]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for point, row in zip(front.points, front.rows(), strict=True):
+        writer.writerow({**row, "design": None if point.design is None else f"{DESIGNS}/{point.name}.json"})
     return text.getvalue()
 
 
-def _step(key: str) -> int:
-    return 1 if key == "effectiveness" else COSTS[key].step
-
-
-def _reported(key: str, limit: float) -> str:
-    """A limit as a number in the unit that metrics have."""
-    value = limit if key == "effectiveness" else COSTS[key].reported(limit)
-    return str(int(value)) if float(value).is_integer() else repr(value)
-
-
 def _name(limits: Mapping[str, float]) -> str:
-    return "_".join(f"{key}-{_reported(key, limit)}" for key, limit in limits.items())
+    return "_".join(f"{key}-{reported(key, limit)}" for key, limit in limits.items())
+
+
+_called(__name__)

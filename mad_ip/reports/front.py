@@ -9,13 +9,14 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from mad_ip import entropy
 from mad_ip.cost import COSTS
 from mad_ip.design import Design
 from mad_ip.errors import InputError
-from mad_ip.files import read_bytes
+from mad_ip.files import read_bytes, write_atomically
 from mad_ip.front import Front, Point, Price
 from mad_ip.memory import memory_of
 from mad_ip.reports.pages import environment, require
@@ -31,7 +32,7 @@ from mad_ip.reports.table import (
 from mad_ip.scoring import Score
 from mad_ip.spec import Budget, Spec
 
-__all__ = ["design_page", "page", "require_page"]
+__all__ = ["design_page", "missing_for_page", "page", "require_page", "save"]
 
 # Colours of the template, of Okabe and Ito's palette for light and dark paper; lines differ by marks and dashes, too.
 _COLOURS = ("var(--first)", "var(--second)", "var(--third)", "var(--fourth)")
@@ -70,6 +71,20 @@ _AXES = {"macs": "MACs", "params": "parameters", "activation": "bytes", "flash":
 def require_page() -> None:
     """Raise :class:`InputError` without what :func:`page` needs, for a sweep that takes long before it writes one."""
     require("the page of a front", "jinja2", "plotly")
+
+
+def missing_for_page() -> str:
+    """What to install for :func:`page`, nothing where all is there."""
+    try:
+        require_page()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def save(front: Front, path: Path, networks: Sequence[Score] = ()) -> None:
+    """Write the page of a front atomically; raise :class:`InputError` where it cannot be."""
+    write_atomically(path, page(front, networks).encode())
 
 
 def page(front: Front, networks: Sequence[Score] = ()) -> str:
