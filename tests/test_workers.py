@@ -154,10 +154,10 @@ def test_threads_leave_what_nobody_waits_for(middle: Spec) -> None:
         patch.setattr("mad_ip.lagrangian.workers.examine", counting)
         with threads(2) as workers:
             for _ in range(20):
-                workers(middle, task, never)
-            workers(middle, task, never)()
+                workers(Problem(middle), task, never)
+            workers(Problem(middle), task, never)()
             for _ in range(20):
-                workers(middle, task, never)
+                workers(Problem(middle), task, never)
     # The one that was asked for, and what the two were at when others were given up.
     assert 1 <= done <= 5
 
@@ -170,14 +170,14 @@ def killing(workers: Workers, pids: list[int], killed: list[int]) -> Workers:
         os.kill(pids[0], signal.SIGKILL)
         killed.append(pids[0])
 
-    def examine(spec: Spec, task: Any, stop: Any) -> Any:
+    def examine(problem: Problem, task: Any, stop: Any) -> Any:
         nonlocal boxes
         boxes += 1
         timer = threading.Timer(0.01, kill)
         if boxes == 10:
             timer.start()
         try:
-            return workers(Problem(spec), task, stop)
+            return workers(problem, task, stop)
         finally:
             if boxes == 10:
                 timer.join()

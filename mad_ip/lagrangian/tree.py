@@ -467,7 +467,8 @@ class _Search:
             self.queue and len(self.begun) < _BEGUN and (-self.queue[0][0] > target or self.queue[0][3].above is None)
         ):
             _, _, node, task = heapq.heappop(self.queue)
-            task = dataclasses.replace(task, target=target, slack=self.slack * abs(target))
+            slack = self.slack * abs(target) if math.isfinite(target) else 0.0
+            task = dataclasses.replace(task, target=target, slack=slack)
             self.begun.append((node, task, self.workers(task, self._stopped)))
 
     def _apply(self, node: Node, found: Examined, target: float) -> None:
