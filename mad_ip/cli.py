@@ -62,6 +62,10 @@ def solve(
     json: Annotated[
         bool, typer.Option("--json", help="Print the design.json object (with --top: a list) and nothing else.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say what binds, what more is worth (two solves for each budget that binds)."),
+    ] = False,
     interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -82,6 +86,10 @@ def solve(
                 raise InputError(
                     f"{option} = {value}: {spec} is {kind.noun}, which has an exact method of its own; must be left out"
                 )
+    if explain and json:
+        raise InputError("--explain: is a text; must be left out with --json (mad-ip show --explain --json has both)")
+    if explain and not kind.profiles:
+        raise InputError(f"--explain: {spec} is {kind.noun}, whose optimum is not explained; must be left out")
     problem = kind.load_spec(spec)
     if interpolate:
         problem = _interpolated(spec, kind, problem)
@@ -104,6 +112,7 @@ def solve(
         if kind.profiles:
             options.update(profile=_profile(solver, cluster), threads=threads, seed=seed, top=top)
         designs, table = kind.solve(problem, **options)
+        explanation = _explained(problem, designs[0], threads, watch, interrupted) if explain else None
     if out is not None:
         for number, design in enumerate(designs, start=1):
             design.save(out if number == 1 else out.with_stem(f"{out.stem}-{number}"))
@@ -114,7 +123,21 @@ def solve(
         _print(table)
         if given:
             _print(given)
+        if explanation is not None:
+            _print(explanation)
     raise typer.Exit(0 if all(design.certificate.status == "optimal" for design in designs) else 3)
+
+
+def _explained(spec: Any, design: Any, threads: int, watch: Any, interrupted: Callable[[], bool]) -> Any:
+    """The table that explains a design; nothing where it was stopped."""
+    from mad_ip.explanation import explain
+    from mad_ip.reports.explanation import explanation_table
+    from mad_ip.sweep import Interrupted
+
+    try:
+        return explanation_table(explain(spec, design, threads=threads, watch=watch, interrupted=interrupted))
+    except Interrupted:
+        return None
 
 
 def _profile(solver: str | None, cluster: str | None) -> Any:

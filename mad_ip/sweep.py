@@ -278,7 +278,8 @@ class _Sweep:
         if min(other) < 0 or len(scores) < 2:
             return None
         limits = [self.limits[axis][at[axis]] for at in (place, other)]
-        return (scores[0] - scores[1]) / (limits[0] - limits[1])
+        # No slope is minus zero.
+        return (scores[0] - scores[1]) / (limits[0] - limits[1]) + 0.0
 
     @property
     def _identity(self) -> dict[str, Any]:
