@@ -611,6 +611,9 @@ def score(
     interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
     time_limit: Annotated[float, typer.Option(help="Seconds for each optimum.")] = math.inf,
+    levels: Annotated[
+        bool, typer.Option("--levels", help="Show every resolution of each network where there are several.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
 ) -> None:
     """Measure networks that others made: entropy, effectiveness, MACs and parameters, resolution by resolution.
@@ -620,7 +623,7 @@ def score(
     """
     from json import dumps, loads
 
-    from mad_ip.reports.scores import optimum_text, score_table
+    from mad_ip.reports.scores import optimum_text, score_table, scores_table
     from mad_ip.scoring import against, default_spec, measure
     from mad_ip.spec import Spec
 
@@ -628,29 +631,27 @@ def score(
     _require_convention(convention)
     given = None if reference in (None, "default") else Spec.load(str(reference))
     place = _place(device, interpolate)
-    contents = []
-    proven = True
+    optima = []
     with _interruptible() as interrupted:
-        for name in networks:
-            measured = measure(name, convention, resolution, place)
-            content = measured.content()
+        scores = [measure(name, convention, resolution, place) for name in networks]
+        if not json:
+            for table in map(score_table, scores) if levels or len(scores) == 1 else [scores_table(scores)]:
+                _print(table)
+        for measured in scores if reference is not None else ():
+            spec = default_spec(measured) if given is None else given
+            optima.append(against(measured, spec, gap=gap, time_limit=time_limit, interrupted=interrupted))
             if not json:
-                _print(score_table(measured))
-            if reference is not None:
-                spec = default_spec(measured) if given is None else given
-                optimum = against(measured, spec, gap=gap, time_limit=time_limit, interrupted=interrupted)
-                proven = proven and optimum.proven
-                content["optimum"] = {
-                    "share": optimum.share,
-                    "least": optimum.least,
-                    "design": loads(optimum.design.to_json()),
-                }
-                if not json:
-                    _print(optimum_text(measured, optimum))
-            contents.append(content)
+                _print(optimum_text(measured, optima[-1]))
     if json:
+        contents = [measured.content() for measured in scores]
+        for content, optimum in zip(contents, optima, strict=False):
+            content["optimum"] = {
+                "share": optimum.share,
+                "least": optimum.least,
+                "design": loads(optimum.design.to_json()),
+            }
         sys.stdout.write(dumps(contents, indent=2) + "\n")
-    raise typer.Exit(0 if proven else 3)
+    raise typer.Exit(0 if all(optimum.proven for optimum in optima) else 3)
 
 
 @app.command("import")

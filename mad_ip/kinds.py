@@ -44,6 +44,7 @@ class Kind:
     solve: Callable[..., tuple[list[Any], RenderableType]]
     design_table: Callable[..., RenderableType]
     space_table: Callable[[Any], RenderableType]
+    space_content: Callable[[Any], dict[str, Any]]
     network: Callable[[Any], Any]
     verify_cost: Callable[[Any, Any], None]
 
@@ -92,17 +93,22 @@ def _solve_cnn(spec: Spec, *, top: int, **options: Any) -> tuple[list[design.Des
 
     if top == 1:
         best = solve(spec, **options)
-        return [best], table.design_table(best, spec.budget)
+        return [best], table.design_table(best, spec.budget, spec)
     designs = rank(spec, top, **options)
-    return list(designs), table.ranking_table(designs, spec.budget)
+    return list(designs), table.ranking_table(designs, spec)
 
 
-def _cnn_space(spec: Spec) -> RenderableType:
-    from mad_ip import catalogue
-    from mad_ip.reports.table import space_table
+def _of_space(name: str) -> Callable[[Spec], Any]:
+    """A function of :mod:`mad_ip.reports.table` of a spec with its catalogue, where that can be listed."""
 
-    listable = catalogue.raw_options(spec) <= catalogue.LISTABLE
-    return space_table(spec, catalogue.build(spec) if listable else None)
+    def call(spec: Spec) -> Any:
+        from mad_ip import catalogue
+        from mad_ip.reports import table
+
+        listable = catalogue.raw_options(spec) <= catalogue.LISTABLE
+        return getattr(table, name)(spec, catalogue.build(spec) if listable else None)
+
+    return call
 
 
 def _solve_mlp(spec: mlp.MlpSpec, **options: Any) -> tuple[list[mlp.MlpDesign], RenderableType]:
@@ -110,7 +116,7 @@ def _solve_mlp(spec: mlp.MlpSpec, **options: Any) -> tuple[list[mlp.MlpDesign], 
     from mad_ip.reports.mlp import design_table
 
     best = optimum.solve(spec, **options)
-    return [best], design_table(best, spec.budget)
+    return [best], design_table(best, spec.budget, spec)
 
 
 CNN = Kind(
@@ -122,7 +128,8 @@ CNN = Kind(
     load_design=design.Design.load,
     solve=_solve_cnn,
     design_table=_later("reports.table", "design_table"),
-    space_table=_cnn_space,
+    space_table=_of_space("space_table"),
+    space_content=_of_space("space_content"),
     network=_later("networks", "Network"),
     verify_cost=_later("networks", "verify_cost"),
 )
@@ -138,6 +145,7 @@ MLP = Kind(
     solve=_solve_mlp,
     design_table=_later("reports.mlp", "design_table"),
     space_table=_later("reports.mlp", "space_table"),
+    space_content=_later("reports.mlp", "space_content"),
     network=_later("networks.mlp", "build"),
     verify_cost=_later("networks", "verify_cost"),
 )

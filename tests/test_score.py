@@ -408,6 +408,21 @@ def test_the_command_line_scores_and_compares(tmp_path: Path) -> None:
     assert "2 counted layers" in result.stdout
 
 
+def test_several_networks_are_one_table_unless_levels_are_wanted() -> None:
+    designs = [str(ROOT / "models" / name / "design.json") for name in ("toy", "mobile")]
+    spec = ["--against", str(ROOT / "models/toy/spec.toml")]
+    result = CliRunner().invoke(app, ["score", *designs])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count(" entropy ") == 1
+    assert " share" not in result.stdout
+    each = CliRunner().invoke(app, ["score", *designs, "--levels"])
+    assert each.stdout.count(" share") == 2
+    assert each.stdout == "".join(CliRunner().invoke(app, ["score", design]).stdout for design in designs)
+    same = CliRunner().invoke(app, ["score", *designs[:1] * 2, *spec])
+    assert same.exit_code == 0, same.output
+    assert same.stdout.count("toy reaches ") == 2
+
+
 def document(name: str) -> list[dict[str, str]]:
     text = (ROOT / "docs" / "scores.md").read_text().partition(f"<!-- {name}:begin -->")[2].partition("<!--")[0]
     lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.strip().splitlines()]

@@ -23,8 +23,9 @@ _FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.
 def main() -> None:
     """Write docs/deepmad-r50.svg under the working folder."""
     folder = Path("models/deepmad-r50")
-    console = Console(record=True, width=116, file=io.StringIO(), highlight=False)
-    console.print(design_table(Design.load(folder / "design.json"), Spec.load(folder / "spec.toml").budget))
+    console = Console(record=True, width=100, file=io.StringIO(), highlight=False)
+    spec = Spec.load(folder / "spec.toml")
+    console.print(design_table(Design.load(folder / "design.json"), spec.budget, spec))
     text = console.export_svg(title="mad-ip solve models/deepmad-r50/spec.toml", code_format=_FORMAT, unique_id="r50")
     write_atomically("docs/deepmad-r50.svg", text.encode())
 

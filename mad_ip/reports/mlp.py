@@ -4,34 +4,31 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from decimal import Decimal
+from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from mad_ip import cost, entropy
 from mad_ip.mlp.design import MlpDesign
 from mad_ip.mlp.spec import BUDGETS, MlpSpec
+from mad_ip.reports.hints import PROXY, mlp_hints
+from mad_ip.reports.layout import grid
 from mad_ip.reports.table import quantity
 from mad_ip.spec import Budget
 
-__all__ = ["design_table", "space_table"]
+__all__ = ["design_table", "space_content", "space_table"]
 
 
-def design_table(design: MlpDesign, budget: Budget | None = None) -> RenderableType:
-    """Layers, totals (against ``budget`` where given) and the certificate of a design."""
-    layers = Table(title=f"{design.name} (mlp)", box=box.SIMPLE_HEAD, title_style="bold")
-    for header in ("layer", "inputs", "outputs", "MACs", "params", "entropy"):
-        layers.add_column(header, justify="right")
+def design_table(design: MlpDesign, budget: Budget | None = None, spec: MlpSpec | None = None) -> RenderableType:
+    """Layers, totals (against ``budget`` where given) and the certificate of a design, and hints from its ``spec``."""
+    layers = grid(f"{design.name} (mlp)", numbers=("layer", "inputs", "outputs", "MACs", "params", "entropy"))
     total = entropy.log_width(design.layers())
     for number, layer in enumerate(design.layers(), start=1):
         numbers = [number, layer.in_channels, layer.out_channels, cost.macs([layer]), cost.params([layer])]
         share = entropy.log_width([layer]) / total if total else 0.0
         layers.add_row(*(f"{value:,}" for value in numbers), f"{share:.1%}")
-    totals = Table(box=box.SIMPLE_HEAD)
-    for header in ("total", "value", "budget", "slack"):
-        totals.add_column(header, justify="left" if header == "total" else "right")
+    totals = grid(texts=("total",), numbers=("value", "budget", "slack"))
     metrics = asdict(design.metrics)
     for key in BUDGETS:
         limit = getattr(budget or Budget(), key)
@@ -54,14 +51,15 @@ def design_table(design: MlpDesign, budget: Budget | None = None) -> RenderableT
                 style="bold green" if proven else "bold yellow",
             )
         )
+        parts.append(Text(PROXY))
+    if spec is not None:
+        parts += [Text(f"hint: {sentence}") for sentence in mlp_hints(design, spec)]
     return Group(*parts)
 
 
 def space_table(spec: MlpSpec) -> RenderableType:
     """The domains and budgets of a spec and the exact size of its space."""
-    table = Table(title=f"{spec.name} (mlp)", box=box.SIMPLE_HEAD, title_style="bold")
-    for header in ("features", "widths", "classes", "depth"):
-        table.add_column(header, justify="right")
+    table = grid(f"{spec.name} (mlp)", numbers=("features", "widths", "classes", "depth"))
     widths, depth = (
         f"{values[0]}..{values[-1]} ({len(values)})" if len(values) > 2 else ", ".join(map(str, values))
         for values in (spec.space.widths, spec.space.depth)
@@ -73,6 +71,18 @@ def space_table(spec: MlpSpec) -> RenderableType:
         Text(f"budgets: {', '.join(limits) or 'none'}"),
         Text(f"{_number(spec.architectures)} architectures", style="bold"),
     )
+
+
+def space_content(spec: MlpSpec) -> dict[str, Any]:
+    """What :func:`space_table` shows, for JSON."""
+    return {
+        "name": spec.name,
+        "spec_sha256": spec.sha256,
+        **asdict(spec.input),
+        **asdict(spec.space),
+        "budget": spec.budget.given,
+        "architectures": spec.architectures,
+    }
 
 
 def _number(count: int) -> str:

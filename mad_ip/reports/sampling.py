@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 
 from mad_ip.design import Design
+from mad_ip.reports.layout import grid
 from mad_ip.sampling import shares
 from mad_ip.spec import Spec
 
@@ -16,10 +16,8 @@ __all__ = ["sample_table"]
 
 def sample_table(designs: Sequence[Design], spec: Spec) -> Table:
     """The designs with the shares that they spend of the spec's budgets, effectiveness, layers and entropy."""
-    table = Table(title=f"{len(designs)} designs of {spec.name}", box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column("design")
-    for header in (*(key for key, _ in spec.budget.limits), "effectiveness", "layers", "entropy"):
-        table.add_column(header, justify="right")
+    headers = (*(key for key, _ in spec.budget.limits), "effectiveness", "layers", "entropy")
+    table = grid(f"{len(designs)} designs of {spec.name}", texts=("design",), numbers=headers)
     for design in designs:
         metrics = design.metrics
         spent = (f"{share:.1%}" for share in shares(spec, design).values())

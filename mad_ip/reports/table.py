@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +15,8 @@ from mad_ip.catalogue import Catalogue, architectures, raw_options
 from mad_ip.cost import COSTS
 from mad_ip.design import Design
 from mad_ip.memory import memory_of
+from mad_ip.reports.hints import PROXY, hints
+from mad_ip.reports.layout import RHO, Fitting, grid
 from mad_ip.spec import Budget, Segment, Spec, Time
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "prefixed",
     "quantity",
     "ranking_table",
+    "space_content",
     "space_table",
     "spending",
     "stage_table",
@@ -66,14 +69,19 @@ def compact(key: str, value: float) -> str:
     return f"{number} {prefix}{_COMPACT[key]}".replace("  ", " ")
 
 
-def design_table(design: Design, budget: Budget | None = None) -> RenderableType:
-    """Stages, totals (against ``budget`` where given) and the certificate of a design."""
-    parts: list[RenderableType] = [stage_table(design), _totals(design, budget or Budget())]
+def design_table(design: Design, budget: Budget | None = None, spec: Spec | None = None) -> RenderableType:
+    """Stages, totals (against ``budget`` where given) and the certificate of a design, and hints from its ``spec``."""
+    small = (stage_table(design, compact=True, unit=unit) for unit in (1, 10**6))
+    stages = Fitting(stage_table(design), *small)
+    parts: list[RenderableType] = [stages, _totals(design, budget or Budget())]
     if design.device is not None:
         parts += [Text(sentence) for sentence in memory_of(design, budget).sentences()]
     certificate = design.certificate
     if certificate is not None:
         parts.append(Text(claim(design), style="bold green" if certificate.status == "optimal" else "bold yellow"))
+        parts.append(Text(PROXY))
+    if spec is not None:
+        parts += [Text(f"hint: {sentence}") for sentence in hints(design, spec)]
     return Group(*parts)
 
 
@@ -113,63 +121,95 @@ def spending(design: Design, budget: Budget) -> Iterator[tuple[str, float, float
             yield key, metrics[key] if key == "effectiveness" else design.spent(key), limit
 
 
-def ranking_table(designs: Sequence[Design], budget: Budget | None = None) -> RenderableType:
-    """The best design in full, and all in one table: score, share of the best, cost, channels and depths."""
-    table = Table(title=f"the {len(designs)} best designs, each proven in its rank within its gap", box=box.SIMPLE_HEAD)
-    for header in ("rank", "score", "of the best", "MACs", "params", "effectiveness", "channels", "depths", "gap"):
-        table.add_column(header, justify="right")
-    best = designs[0].metrics.score
-    for rank, design in enumerate(designs, start=1):
-        metrics, certificate = design.metrics, design.certificate
-        table.add_row(
-            str(rank),
-            f"{metrics.score:,.4f}",
-            f"{metrics.score / best:.4%}" if best > 0 else "-",
-            f"{metrics.macs:,}",
-            f"{metrics.params:,}",
-            f"{metrics.effectiveness:.6f}",
-            ",".join(str(stage.channels) for stage in design.stages),
-            ",".join(str(stage.depth) for stage in design.stages),
-            "-" if certificate is None else f"{certificate.gap:.1e}",
-        )
-    if any(design.certificate is None or design.certificate.status != "optimal" for design in designs):
-        table.title = f"the {len(designs)} best designs found, not proven in their ranks"
-    return Group(design_table(designs[0], budget), table)
+def ranking_table(designs: Sequence[Design], spec: Spec) -> RenderableType:
+    """The best design in full, and all beside it: score, share of the best, cost, channels and depths."""
+    proven = all(design.certificate is not None and design.certificate.status == "optimal" for design in designs)
+    said = "each proven in its rank within its gap" if proven else "not proven in their ranks"
+    title = f"the {len(designs)} best designs, {said}"
+    worth = {
+        "score": [f"{design.metrics.score:,.4f}" for design in designs],
+        "of the best": [_share(design, designs[0]) for design in designs],
+        "MACs": [f"{design.metrics.macs:,}" for design in designs],
+        "params": [f"{design.metrics.params:,}" for design in designs],
+        "rho": [f"{design.metrics.effectiveness:.6f}" for design in designs],
+        "gap": ["-" if design.certificate is None else f"{design.certificate.gap:.1e}" for design in designs],
+    }
+    made = {
+        "channels": [", ".join(str(stage.channels) for stage in design.stages) for design in designs],
+        "depths": [", ".join(str(stage.depth) for stage in design.stages) for design in designs],
+    }
+    tables = Fitting(_ranks(title, worth | made), Group(_ranks(title, worth), _ranks("", made)))
+    return Group(design_table(designs[0], spec.budget, spec), tables)
 
 
-def stage_table(design: Design) -> Table:
-    """The stem, the stages, the tail and the head: what was chosen, what each costs, and its share of the entropy."""
-    table = Table(title=f"{design.name} ({design.convention})", box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column("part")
-    for header in _headers(design.frames is not None, "MACs", "params", "entropy"):
-        table.add_column(header, justify="right")
-    shares = [f"{share:.1%}" for share in entropy_shares(design)]
+def _share(design: Design, best: Design) -> str:
+    return f"{design.metrics.score / best.metrics.score:.4%}" if best.metrics.score > 0 else "-"
 
-    def row(part: str, output: list[str], numbers: Sequence[object], layers: Sequence[Layer], share: str) -> None:
-        table.add_row(part, *output, *map(str, numbers), f"{cost.macs(layers):,}", f"{cost.params(layers):,}", share)
 
-    for number, (segment, choice, blocks) in enumerate(zip(design.segments, design.path, design.blocks(), strict=True)):
-        part, inner = _part(number, segment), (choice.mid, choice.depth) if segment.kind == "stage" else ("", "")
-        numbers = [choice.channels, inner[0], _kernel(segment.time, choice.kernel), inner[1]]
-        share = shares[number] if number < len(shares) else ""
-        row(part, _output(segment.time.out_frames, segment.out_size), numbers, [x for b in blocks for x in b], share)
-    head = design.head_layers()
-    if head:
-        row("head", _output(design.frames and 1, 1), [design.classes, "", "", ""], head, "")
+def _ranks(title: str, columns: Mapping[str, Sequence[str]]) -> Table:
+    table = grid(title, texts=("rank",), numbers=columns)
+    table.caption = RHO if "rho" in columns else None
+    for rank, cells in enumerate(zip(*columns.values(), strict=True), start=1):
+        table.add_row(str(rank), *cells)
     return table
 
 
-def _part(number: int, segment: Segment) -> str:
-    return f"{number} {segment.block}" if segment.kind == "stage" else segment.kind
+def stage_table(design: Design, *, compact: bool = False, unit: int = 1) -> Table:
+    """The stem, the stages, the tail and the head: what was chosen, what each costs, to the last unit or in millions
+    (``unit`` 10**6), and its share of the entropy.
+    """
+    headers = _headers(design.frames is not None, compact)
+    millions = "" if unit == 1 else "M "
+    table = grid(
+        _title(design, compact),
+        texts=("part",),
+        numbers=(*headers, f"{millions}MACs", f"{millions}params", "entropy"),
+    )
+    shares = [f"{share:.1%}" for share in entropy_shares(design)]
+
+    def spent(value: int) -> str:
+        return f"{value:,}" if unit == 1 else "<0.001" if 0 < value < unit / 1000 else f"{value / unit:,.3f}"
+
+    def row(part: str, output: list[str], numbers: Sequence[object], layers: Sequence[Layer], share: str) -> None:
+        costs = (spent(count(layers)) for count in (cost.macs, cost.params))
+        table.add_row(part, *output, *map(str, numbers), *costs, share)
+
+    for number, (segment, choice, blocks) in enumerate(zip(design.segments, design.path, design.blocks(), strict=True)):
+        part = _part(number, segment, compact)
+        inner = (choice.mid, choice.depth) if segment.kind == "stage" else ("", "")
+        numbers = [choice.channels, inner[0], _kernel(segment.time, choice.kernel), inner[1]]
+        share = shares[number] if number < len(shares) else ""
+        output = _output(segment.time.out_frames, segment.out_size, compact)
+        row(part, output, numbers, [x for b in blocks for x in b], share)
+    head = design.head_layers()
+    if head:
+        row("head", _output(design.frames and 1, 1, compact), [design.classes, "", "", ""], head, "")
+    return table
 
 
-def _headers(temporal: bool, *last: str) -> tuple[str, ...]:
-    """The columns after the part's name, with the output frames where there are any."""
-    return (*(("frames",) if temporal else ()), "resolution", "channels", "inner", "kernel", "depth", *last)
+def _title(problem: Design | Spec, compact: bool) -> str:
+    """Name and convention; of compact tables with the families of the stages, whose rows do not say them."""
+    blocks = [segment.block for segment in problem.segments if segment.kind == "stage"]
+    families = f", {', '.join(blocks if len(set(blocks)) > 1 else blocks[:1])}" if compact else ""
+    return f"{problem.name} ({problem.convention}{families})"
 
 
-def _output(frames: int | None, size: int) -> list[str]:
-    """Output frames, where there are any, and resolution."""
+def _part(number: int, segment: Segment, compact: bool) -> str:
+    if segment.kind != "stage":
+        return segment.kind
+    return str(number) if compact else f"{number} {segment.block}"
+
+
+def _headers(temporal: bool, compact: bool) -> tuple[str, ...]:
+    """The columns from the part's name to its costs, with the output frames where there are any."""
+    frames = ("frames",) if temporal else ()
+    return (*(("output",) if compact else (*frames, "resolution")), "channels", "inner", "kernel", "depth")
+
+
+def _output(frames: int | None, size: int, compact: bool) -> list[str]:
+    """Output frames, where there are any, and resolution; compact in one cell, ``13x80x80`` of clips."""
+    if compact:
+        return [str(size) if frames is None else f"{frames}x{size}x{size}"]
     return ([] if frames is None else [str(frames)]) + [str(size)]
 
 
@@ -179,10 +219,7 @@ def _kernel(time: Time, kernel: int) -> str:
 
 
 def _totals(design: Design, budget: Budget) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("total")
-    for header in ("value", "budget", "slack"):
-        table.add_column(header, justify="right")
+    table = grid(texts=("total",), numbers=("value", "budget", "slack"))
     metrics = design.metrics.content()
     for key, value, limit in spending(design, budget):
         slack = "" if limit is None else f"{(limit - value) / limit:.3%}"
@@ -197,20 +234,10 @@ def _totals(design: Design, budget: Budget) -> Table:
 
 def space_table(spec: Spec, catalogue: Catalogue | None) -> RenderableType:
     """The domains of a spec, the exact size of its space, of its catalogue before and, where given, after dominance."""
-    table = Table(title=f"{spec.name} ({spec.convention})", box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column("part")
-    for header in _headers(spec.input.frames is not None, "options"):
-        table.add_column(header, justify="right")
-    counts = [""] * len(spec.segments) if catalogue is None else [f"{len(options):,}" for options in catalogue.segments]
     left = "too many to list" if catalogue is None else f"{len(catalogue):,} after dominance"
-    for number, (segment, count) in enumerate(zip(spec.segments, counts, strict=True)):
-        kernel = _domain([_kernel(segment.time, k) for k in segment.kernel])
-        inner = (_domain(segment.mid), _domain(segment.depth)) if segment.kind == "stage" else ("", "")
-        output = _output(segment.time.out_frames, segment.out_size)
-        table.add_row(_part(number, segment), *output, _domain(segment.channels), inner[0], kernel, inner[1], count)
     limits = [f"{key} {amount(key, limit)}" for key, limit in spec.budget.given.items()]
     return Group(
-        table,
+        Fitting(_domains(spec, catalogue), _domains(spec, catalogue, compact=True)),
         Text(f"budgets: {', '.join(limits) or 'none'}"),
         *_objective(spec),
         Text(
@@ -218,6 +245,44 @@ def space_table(spec: Spec, catalogue: Catalogue | None) -> RenderableType:
             style="bold",
         ),
     )
+
+
+def _domains(spec: Spec, catalogue: Catalogue | None, *, compact: bool = False) -> Table:
+    headers = (*_headers(spec.input.frames is not None, compact), "options")
+    table = grid(_title(spec, compact), texts=("part",), numbers=headers)
+    counts = [""] * len(spec.segments) if catalogue is None else [f"{len(options):,}" for options in catalogue.segments]
+    for number, (segment, count) in enumerate(zip(spec.segments, counts, strict=True)):
+        kernel = _domain([_kernel(segment.time, k) for k in segment.kernel])
+        inner = (_domain(segment.mid), _domain(segment.depth)) if segment.kind == "stage" else ("", "")
+        output = _output(segment.time.out_frames, segment.out_size, compact)
+        domains = (_domain(segment.channels), inner[0], kernel, inner[1])
+        table.add_row(_part(number, segment, compact), *output, *domains, count)
+    return table
+
+
+def space_content(spec: Spec, catalogue: Catalogue | None) -> dict[str, Any]:
+    """What :func:`space_table` shows, for JSON: domains value by value, limits in the units that are reported.
+
+    ``options`` are all of them, ``undominated`` what dominance leaves, ``None`` where they are too many to list.
+    """
+    parts = []
+    for number, segment in enumerate(spec.segments):
+        frames = {} if segment.time.out_frames is None else {"frames": segment.time.out_frames}
+        part = {"part": segment.name, **({"block": segment.block} if segment.kind == "stage" else {}), **frames}
+        kernel = {} if segment.kind == "tail" else {"kernel": segment.kernel}
+        undominated = None if catalogue is None else len(catalogue.segments[number])
+        parts.append({**part, "resolution": segment.out_size, **kernel, **segment.domains, "undominated": undominated})
+    reported = {key: COSTS[key].reported(limit) if key in COSTS else limit for key, limit in spec.budget.given.items()}
+    return {
+        "name": spec.name,
+        "spec_sha256": spec.sha256,
+        "convention": spec.convention,
+        "parts": parts,
+        "budget": reported,
+        "architectures": architectures(spec),
+        "options": raw_options(spec),
+        "undominated": None if catalogue is None else len(catalogue),
+    }
 
 
 def _objective(spec: Spec) -> list[Text]:
