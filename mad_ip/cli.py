@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mad_ip import __version__
 from mad_ip.errors import InputError, MadIpError
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _INTERPOLATE = "Fill what a table of times lacks between its rows."
+_SPEC = "Its spec.toml (default: the one with its hash, beside it or in the zoo)."
 
 app = typer.Typer(
     help="Design convolutional networks by exact mathematical programming.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -33,10 +35,26 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; every error that a user can meet is one sentence and an exit code."""
     try:
-        app()
+        # Completion asks for the command by the name that it was installed for, python -m mad_ip has another.
+        app(prog_name="mad-ip")
     except MadIpError as error:
         print(f"mad-ip: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        _print(f"mad-ip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What the command itself takes; its help is that of the app."""
 
 
 @app.command()
@@ -112,7 +130,7 @@ def solve(
         if kind.profiles:
             options.update(profile=_profile(solver, cluster), threads=threads, seed=seed, top=top)
         designs, table = kind.solve(problem, **options)
-        explanation = _explained(problem, designs[0], threads, watch, interrupted) if explain else None
+        explanation = _explanation(problem, designs[0], threads, watch, interrupted) if explain else None
     if out is not None:
         for number, design in enumerate(designs, start=1):
             design.save(out if number == 1 else out.with_stem(f"{out.stem}-{number}"))
@@ -124,20 +142,21 @@ def solve(
         if given:
             _print(given)
         if explanation is not None:
-            _print(explanation)
+            from mad_ip.reports.explanation import explanation_table
+
+            _print(explanation_table(explanation))
     raise typer.Exit(0 if all(design.certificate.status == "optimal" for design in designs) else 3)
 
 
-def _explained(spec: Any, design: Any, threads: int, watch: Any, interrupted: Callable[[], bool]) -> Any:
-    """The table that explains a design; nothing where it was stopped."""
+def _explanation(spec: Any, design: Any, threads: int, watch: Any, interrupted: Callable[[], bool]) -> Any:
+    """Why a design is what it is; without its neighbours where it was stopped."""
     from mad_ip.explanation import explain
-    from mad_ip.reports.explanation import explanation_table
     from mad_ip.sweep import Interrupted
 
     try:
-        return explanation_table(explain(spec, design, threads=threads, watch=watch, interrupted=interrupted))
+        return explain(spec, design, threads=threads, watch=watch, interrupted=interrupted)
     except Interrupted:
-        return None
+        return explain(spec, design, neighbours=False)
 
 
 def _profile(solver: str | None, cluster: str | None) -> Any:
@@ -289,7 +308,7 @@ def sample(
 @app.command()
 def verify(
     path: Annotated[Path, typer.Argument(metavar="DESIGN", help="The design.json to verify.")],
-    spec: Annotated[Path | None, typer.Option(help="Its spec.toml (default: the spec.toml beside it).")] = None,
+    spec: Annotated[Path | None, typer.Option(help=_SPEC)] = None,
     method: Annotated[str, typer.Option(help="auto, audit, exhaustion, bound or attack.")] = "auto",
     gap: Annotated[float, typer.Option(help="Relative gap that the bound may leave.")] = 1e-4,
     time_limit: Annotated[float, typer.Option(help="Seconds after which the verification stops.")] = math.inf,
@@ -302,6 +321,7 @@ def verify(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the bound (default: all cores).")] = None,
     interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     write: Annotated[bool, typer.Option("--write", help="Store what was proven in the design.json.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the verdict as a JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Prove without the solver that a design is the best of its spec, or say why not.
@@ -309,15 +329,15 @@ def verify(
     Exit codes: 0 proven, 1 failed or not proven, 3 stopped before a proof, 2 bad input.
     """
     import dataclasses
-    import json
     import os
+    from json import dumps
 
     from rich.console import Console
     from rich.markup import escape
 
     from mad_ip.design import Design
     from mad_ip.files import read_json, require_folder, write_atomically
-    from mad_ip.kinds import require_cnn
+    from mad_ip.kinds import find_spec, require_cnn
     from mad_ip.reports.terminal import progress
     from mad_ip.reports.verification import Model, line, sentences
     from mad_ip.spec import Spec
@@ -333,7 +353,12 @@ def verify(
         require_folder("--write-certificate", write_certificate)
     require_cnn(path)
     design = Design.read(path)
-    problem = Spec.load(path.parent / "spec.toml" if spec is None else spec)
+    beside = path.with_name("spec.toml")
+    # A spec.toml beside it with another hash is the audit's to judge.
+    source = spec or find_spec(path, design.spec_sha256) or (beside if beside.is_file() else None)
+    if source is None:
+        raise InputError(f"{path}: its spec is neither beside it nor in the zoo; --spec must name its spec.toml")
+    problem = Spec.load(source)
     if interpolate:
         problem = problem.interpolating()
     boxes = None if certificate is None else read_json(certificate)
@@ -354,27 +379,39 @@ def verify(
             watch=lambda report: bool(watch and watch(report)) or interrupted(),
         )
     if write_certificate is not None and verdict.certificate:
-        write_atomically(write_certificate, (json.dumps(verdict.certificate) + "\n").encode())
+        write_atomically(write_certificate, (dumps(verdict.certificate) + "\n").encode())
     if write and verdict.exit_code == 0:
         dataclasses.replace(design, verification=verdict.verification).save(path)
-    for sentence in sentences(Model(design.name, problem, design, verdict)):
-        _print(escape(sentence))
+    if json:
+        content = {"name": design.name, "score": design.metrics.score, **verdict.content()}
+        sys.stdout.write(dumps(content, indent=2, allow_nan=False) + "\n")
+    else:
+        for sentence in sentences(Model(design.name, problem, design, verdict)):
+            _print(escape(sentence))
     raise typer.Exit(verdict.exit_code)
 
 
 @app.command()
 def show(
     path: Annotated[Path, typer.Argument(help="A design.json or a spec.toml.")],
+    spec: Annotated[Path | None, typer.Option(help=_SPEC)] = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Measure a design for a board or a device.toml.")
     ] = None,
     interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a design as a JSON object and nothing else.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object and nothing else.")] = False,
     html: Annotated[
         Path | None, typer.Option(help="Where to write a design as one page that needs no network.")
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say what binds, what more is worth, and why no change of a choice is better."),
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the solves that explain.")] = 1,
 ) -> None:
     """Show a design, or the size of a spec's space and catalogue without solving it."""
+    from json import dumps
+
     from mad_ip.files import read_bytes, require_new, write_atomically
     from mad_ip.kinds import design_kind, require_cnn, spec_kind
 
@@ -387,27 +424,50 @@ def show(
         design = kind.load_design(path)
         if interpolate and device is None:
             raise InputError("--interpolate: fills the table of a --device; must be left out without one")
+        if device is not None and spec is not None:
+            raise InputError(f"--spec = {spec}: a --device has budgets of its own; must be left out beside one")
         place = _place(device, interpolate)
         if place is not None:
             design = design.on(place)
-        budget = _budget_of(path, design, device)
+        problem = _spec_of(path, kind, design, spec) if device is None else None
+        budget = _board(device) if problem is None else problem.budget
+        explanation = None
+        if explain:
+            require_cnn(path)
+            if problem is None:
+                raise InputError(
+                    f"--explain: the spec of {path} is neither beside it nor in the zoo; --spec must name it"
+                )
+            with _interruptible() as interrupted:
+                explanation = _explanation(problem, design, threads, None, interrupted)
         if html is not None:
             from mad_ip.reports.front import design_page
 
-            spec = _spec_beside(path, design) if device is None else None
-            write_atomically(html, design_page(design, spec, budget=budget).encode())
+            prices = () if explanation is None else [each.price for each in explanation.spendings]
+            write_atomically(html, design_page(design, problem, prices, budget=budget).encode())
         if json:
-            sys.stdout.write(_shown(design, budget))
-        else:
-            _print(kind.design_table(design, budget))
-            if html is not None:
-                _print(f"{html}: written")
-    elif device is not None or json or html is not None:
-        raise InputError(f"{path}: is a spec; --device, --json and --html are for a design.json")
+            sys.stdout.write(_shown(design, budget, explanation))
+            return
+        _print(kind.design_table(design, budget, problem))
+        if problem is None and device is None and design.spec_sha256:
+            _print("its spec is neither beside it nor in the zoo: --spec FILE shows its budgets, too")
+        if explanation is not None:
+            from mad_ip.reports.explanation import explanation_table
+
+            _print(explanation_table(explanation))
+        if html is not None:
+            _print(f"{html}: written")
+    elif device is not None or spec is not None or html is not None or explain:
+        raise InputError(f"{path}: is a spec; --device, --spec, --html and --explain are for a design.json")
     else:
         kind = spec_kind(path)
-        spec = kind.load_spec(path)
-        _print(kind.space_table(_interpolated(path, kind, spec) if interpolate else spec))
+        problem = kind.load_spec(path)
+        if interpolate:
+            problem = _interpolated(path, kind, problem)
+        if json:
+            sys.stdout.write(dumps(kind.space_content(problem), indent=2, allow_nan=False) + "\n")
+        else:
+            _print(kind.space_table(problem))
 
 
 @app.command()
@@ -805,6 +865,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and plots/.")] = Path(
         "comparison"
     ),
+    json: Annotated[bool, typer.Option("--json", help="Print the content of report.json and nothing else.")] = False,
 ) -> None:
     """Compare solvers on specs, each run in a process of its own, and write a report.
 
@@ -817,7 +878,10 @@ def compare(
     settings = comparison.Settings(time_limit, gap, threads, seeds)
     with _interruptible() as interrupted:
         comparison.compare(specs, solver or [], settings, out, interrupted=interrupted)
-    _print(f"{out / 'report.html'}: written")
+    if json:
+        sys.stdout.write((out / "report.json").read_text())
+    else:
+        _print(f"{out / 'report.html'}: written")
 
 
 def _place(device: str | None, interpolate: bool) -> Any:
@@ -837,32 +901,41 @@ def _interpolated(path: Path, kind: Any, spec: Any) -> Any:
     return spec.interpolating()
 
 
-def _budget_of(path: Path, design: Any, device: str | None) -> Any:
-    """The budgets of a design: of the board that is named, else of the spec beside it that it came from."""
+def _board(device: str | None) -> Any:
+    """The budgets of a board by its name; ``None`` for what is none."""
     from mad_ip.device import BOARDS
     from mad_ip.spec import Budget
 
-    if device is not None:
-        board = BOARDS.get(device)
-        return None if board is None else Budget(activation=board.activation, flash=board.flash)
-    spec = None if getattr(design, "device", None) is None else _spec_beside(path, design)
-    return None if spec is None else spec.budget
+    board = BOARDS.get(device or "")
+    return None if board is None else Budget(activation=board.activation, flash=board.flash)
 
 
-def _spec_beside(path: Path, design: Any) -> Any:
-    """The spec.toml beside a design.json, where it is the one that the design was made for."""
-    import hashlib
+def _spec_of(path: Path, kind: Any, design: Any, given: Path | None) -> Any:
+    """The spec that is given, else the one that a design came from; ``None`` where there is none.
 
-    from mad_ip.spec import Spec
+    Raises :class:`InputError` for one whose budgets the design cannot be held to.
+    """
+    from mad_ip.kinds import find_spec, spec_kind
 
-    beside = path.parent / "spec.toml"
-    if not beside.is_file() or hashlib.sha256(beside.read_bytes()).hexdigest() != design.spec_sha256:
+    source = given or find_spec(path, design.spec_sha256)
+    if source is None:
         return None
-    return Spec.load(beside)
+    own = spec_kind(source)
+    if own is not kind:
+        raise InputError(f"{source}: is {own.noun}; must be the spec of {kind.noun} as {path} is")
+    spec = kind.load_spec(source)
+    if kind.profiles:
+        missing = [key for key in spec.budget.given if key != "effectiveness" and key not in design.costs]
+        if missing:
+            raise InputError(
+                f"{source}: budget.{missing[0]}: is one of a device, which {path} is not for; --spec must name "
+                "the spec that it came from"
+            )
+    return spec
 
 
-def _shown(design: Any, budget: Any) -> str:
-    """The design.json text, with where the memory of a device goes."""
+def _shown(design: Any, budget: Any, explanation: Any) -> str:
+    """The design.json text, with where the memory of a device goes, and what explains the design."""
     from json import dumps, loads
 
     from mad_ip.memory import memory_of
@@ -870,6 +943,8 @@ def _shown(design: Any, budget: Any) -> str:
     content = loads(design.to_json())
     if getattr(design, "device", None) is not None:
         content["memory"] = memory_of(design, budget).content()
+    if explanation is not None:
+        content["explanation"] = explanation.content()
     return dumps(content, indent=2) + "\n"
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "require_new",
     "require_place",
     "resource",
+    "resources",
     "write_atomically",
 ]
 
@@ -120,11 +122,18 @@ def resource(name: str) -> Path | None:
     """The path of a file of the project (``models/...``, ``solvers/...``): under the working folder, in the installed
     package, or beside it in a checkout; ``None`` when there is none.
     """
+    return next((folder / name for folder in _folders() if (folder / name).is_file()), None)
+
+
+def resources(pattern: str) -> Iterator[Path]:
+    """The paths that match a pattern (``models/*/spec.toml``) in the places of :func:`resource`, one after another."""
+    for folder in _folders():
+        yield from sorted(folder.glob(pattern))
+
+
+def _folders() -> tuple[Path, ...]:
     package = Path(__file__).parent
-    for folder in (Path(), package, package.parent):
-        if (folder / name).is_file():
-            return folder / name
-    return None
+    return Path(), package, package.parent
 
 
 def write_atomically(path: Path | str, content: bytes) -> None:

@@ -6,6 +6,7 @@ they need when they are called: pyomo for a solve, rich for a table, torch for a
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mad_ip import design, mlp
 from mad_ip.errors import InputError
-from mad_ip.files import read_json, read_toml
+from mad_ip.files import read_bytes, read_json, read_toml, resources
 from mad_ip.mlp.design import FORMAT as MLP_FORMAT
 from mad_ip.mlp.spec import KIND as MLP_KIND
 from mad_ip.reader import Reader
@@ -23,7 +24,7 @@ from mad_ip.spec import Spec
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["CNN", "KINDS", "MLP", "Kind", "design_kind", "load_cnn", "require_cnn", "spec_kind"]
+__all__ = ["CNN", "KINDS", "MLP", "Kind", "design_kind", "find_spec", "load_cnn", "require_cnn", "spec_kind"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,16 @@ def design_kind(path: Path | str) -> Kind:
     kinds = {kind.format: kind for kind in KINDS}
     reader = Reader(str(path), read_json(path), None, noun="JSON object")
     return kinds[reader.choice("format", kinds)]
+
+
+def find_spec(path: Path, sha256: str) -> Path | None:
+    """The file of the spec with this hash that the design.json at ``path`` came from; ``None`` where there is none.
+
+    Looked at are the spec.toml and the toml of the design's own name beside it, then the zoo.
+    """
+    beside = (path.with_name("spec.toml"), path.with_suffix(".toml"))
+    files = (place for place in (*beside, *resources("models/*/*.toml")) if place.is_file())
+    return next((place for place in files if hashlib.sha256(read_bytes(place)).hexdigest() == sha256), None)
 
 
 def require_cnn(path: Path | str, allowed: str = "must be that of a CNN") -> None:

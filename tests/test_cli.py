@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 
-from mad_ip.cli import main
+from mad_ip import __version__
+from mad_ip.cli import app, main
 from mad_ip.design import Design, violations
 from mad_ip.spec import Spec
 
@@ -157,6 +164,145 @@ def test_build_checks_and_saves(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "measured as modelled" in done.stdout
     assert (tmp_path / "net.pt").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("command", ["", *get_command(app).commands])
+def test_every_command_has_its_help_by_either_name(command: str) -> None:
+    short, long = (CliRunner().invoke(app, [*command.split(), option]) for option in ("-h", "--help"))
+    assert (short.exit_code, short.output) == (0, long.output)
+    assert "Usage:" in short.output
+
+
+def test_version_is_that_of_the_package_however_it_is_called() -> None:
+    for call in ([sys.executable, "-m", "mad_ip"], MAD_IP):
+        done = subprocess.run([*call, "--version"], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (0, f"mad-ip {__version__}\n")
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    for words, found in (("mad-ip ver", "verify"), ("mad-ip verify --js", "--json")):
+        own = {"_MAD_IP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        done = subprocess.run(
+            MAD_IP, env={**os.environ, **own}, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.stdout.split() == [found], done.stderr
+
+
+def test_a_spec_is_shown_as_json(tmp_path: Path) -> None:
+    done = run("show", TOY, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    content = json.loads(done.stdout)
+    parts = {part["part"]: part for part in content["parts"]}
+    assert list(parts) == ["stem", "stage 1", "stage 2", "stage 3"]
+    table = tomllib.loads(TOY.read_text())
+    for number, stage in enumerate(table["stage"], start=1):
+        part = parts[f"stage {number}"]
+        assert [part[key] for key in ("block", "channels", "mid", "kernel")] == [
+            stage[key] for key in ("block", "channels", "mid", "kernel")
+        ]
+        assert part["depth"] == list(range(stage["depth"]["min"], stage["depth"]["max"] + 1))
+    assert content["budget"] == table["budget"]
+    widths = itertools.product(*(stage["channels"] for stage in table["stage"]))
+    # Two inner widths, two kernels and four depths, three times.
+    assert content["architectures"] == sum(a <= b <= c for a, b, c in widths) * (2 * 2 * 4) ** 3
+    certificate = Design.load(TOY.with_name("design.json")).certificate
+    assert certificate is not None
+    assert content["undominated"] == sum(part["undominated"] for part in content["parts"]) == certificate.options
+    fine = json.loads(run("show", FINE, "--json").stdout)
+    assert (fine["options"], fine["undominated"]) == (347_033_616, None)
+    mlp = json.loads(run("show", MODELS.parent / "examples" / "mlp.toml", "--json").stdout)
+    assert mlp["widths"] == list(range(16, 1025, 16))
+    assert mlp["architectures"] == sum(64 ** (depth - 1) for depth in range(2, 21))
+
+
+def test_a_verdict_is_printed_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def verdict(*arguments: object) -> tuple[object, dict]:
+        monkeypatch.setattr(sys, "argv", ["mad-ip", "verify", *map(str, arguments), "--json", "--quiet"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        output = capsys.readouterr()
+        assert output.err == ""
+        return end.value.code, json.loads(output.out)
+
+    toy = TOY.with_name("design.json")
+    score = Design.load(toy).metrics.score
+    code, content = verdict(toy, "--method", "exhaustion")
+    assert (code, content["verdict"], content["methods"]) == (0, "proven", ["audit", "exhaustion"])
+    assert (content["name"], content["score"], content["architectures"], content["reasons"]) == (
+        "toy",
+        score,
+        86_016,
+        [],
+    )
+    assert content["bound"] == pytest.approx(score)
+    assert 0 <= content["gap"] < 1e-9 < content["seconds"]
+    code, content = verdict(FINE.with_name("design.json"), "--time-limit", 0)
+    assert (code, content["verdict"], len(content["reasons"])) == (3, "stopped", 1)
+    code, content = verdict(toy, "--spec", FINE, "--method", "audit")
+    assert (code, content["verdict"]) == (1, "failed")
+    assert any("spec_sha256" in reason for reason in content["reasons"])
+
+
+def test_a_comparison_is_printed_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mad_ip.reports import comparison
+
+    def compare(specs: object, solvers: object, settings: object, folder: Path, **options: object) -> None:
+        (folder / "report.json").write_text('{"runs": []}\n')
+
+    monkeypatch.setattr(comparison, "compare", compare)
+    done = CliRunner().invoke(app, ["compare", str(TOY), "--out", str(tmp_path), "--json"])
+    assert (done.exit_code, done.stdout) == (0, '{"runs": []}\n')
+
+
+# Which spec a design is of --------------------------------------------------------------------------------------------
+
+
+def test_show_and_verify_find_the_spec_by_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the design, whatever lies there too, else in the zoo, from any folder."""
+    monkeypatch.chdir(tmp_path)
+    content = json.loads(TOY.with_name("design.json").read_text())
+    own = TOY.read_text() + "\n# A remark makes it another file.\n"
+    zoo, other = tmp_path / "zoo.json", tmp_path / "other.json"
+    zoo.write_text(json.dumps(content))
+    other.write_text(json.dumps({**content, "spec_sha256": hashlib.sha256(own.encode()).hexdigest()}))
+
+    def audited(path: Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["mad-ip", "verify", str(path), "--method", "audit"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert isinstance(end.value.code, int)
+        return end.value.code
+
+    def budgets(path: Path, *more: object) -> list[str]:
+        done = CliRunner().invoke(app, ["show", str(path), *map(str, more)])
+        assert done.exit_code == 0
+        (row,) = (line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["macs"])
+        return row[2:]
+
+    known = ["20,000,000", "6.684%"]
+    assert (audited(zoo), budgets(zoo)) == (0, known)
+    assert (audited(other), budgets(other)) == (2, [])
+    assert "other.json: its spec is neither beside it nor in the zoo; --spec must" in capsys.readouterr().err
+    assert "its spec is neither beside it nor in the zoo" in CliRunner().invoke(app, ["show", str(other)]).stdout
+    for name in ("other.toml", "spec.toml"):
+        (tmp_path / name).write_text(own)
+        assert (audited(other), budgets(other)) == (0, known)
+        # What has another hash is left aside.
+        assert (audited(zoo), budgets(zoo)) == (0, known)
+        (tmp_path / name).unlink()
+    (tmp_path / "spec.toml").write_text(R18.read_text())
+    assert (audited(other), budgets(other)) == (1, [])
+    assert budgets(other, "--spec", TOY) == known
+    capsys.readouterr()
+    line = refused(monkeypatch, capsys, "show", other, "--spec", MODELS.parent / "examples" / "mlp.toml")
+    assert "mlp.toml: is an MLP; must be the spec of a CNN as" in line
+    line = refused(monkeypatch, capsys, "show", other, "--spec", MODELS / "mcu-f412" / "spec.toml")
+    assert "spec.toml: budget.activation: is one of a device" in line
+    line = refused(monkeypatch, capsys, "show", other, "--spec", TOY, "--device", "stm32f412")
+    assert line.startswith(f"mad-ip: --spec = {TOY}: ")
+    assert refused(monkeypatch, capsys, "show", TOY, "--spec", TOY).startswith(f"mad-ip: {TOY}: is a spec; ")
 
 
 BAD_SPECS = {

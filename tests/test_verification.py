@@ -566,7 +566,7 @@ def test_verify_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     elsewhere = tmp_path / "elsewhere.toml"
     (tmp_path / "small" / "spec.toml").rename(elsewhere)
     assert command("verify", path) == 2
-    assert "spec.toml: cannot be read" in capsys.readouterr().err
+    assert "design.json: its spec is neither beside it nor in the zoo; --spec must name" in capsys.readouterr().err
     assert command("verify", path, "--spec", elsewhere, "--method", "audit") == 0
     assert "small: audited" in capsys.readouterr().out
     assert command("verify", path, "--spec", elsewhere, "--time-limit", 0) == 3

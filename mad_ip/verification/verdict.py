@@ -83,6 +83,14 @@ class Verdict:
         """0 proven or audited, 1 failed or open, 3 stopped."""
         return _EXIT_CODES[self.verdict]
 
+    def content(self) -> dict[str, Any]:
+        """What is printed as JSON: all but the certificate, and ``None`` for what is not finite."""
+        shown = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "certificate"}
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in shown.items()
+        }
+
     @property
     def verification(self) -> Verification:
         """What design.json stores of it."""
