@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,8 +79,20 @@ def run_mad_ip(words: list[str], folder: Path) -> None:
         assert (folder / words[words.index("--out") + 1]).exists()
 
 
-COMMANDS = get_command(app).commands
-RULES: dict[str, Callable[[list[str], Path], None]] = {"make": run_make, "mad-ip": run_mad_ip}
+def run_pip(words: list[str], folder: Path) -> None:
+    """Nothing is fetched: what would be installed is this project, with extras that it has."""
+    assert words[:2] == ["pip", "install"]
+    for requirement in words[2:]:
+        name, extras = re.fullmatch(r"([a-z-]+)(?:\[([a-z,]+)\])?", requirement).groups()  # type: ignore[union-attr]
+        assert name == PROJECT["name"]
+        assert set((extras or "").split(",")) - {""} <= EXTRAS
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"].keys() - {"dev"}
+MAIN = get_command(app)
+COMMANDS = MAIN.commands
+RULES: dict[str, Callable[[list[str], Path], None]] = {"make": run_make, "mad-ip": run_mad_ip, "pip": run_pip}
 
 
 def commands(text: str) -> list[list[str]]:
@@ -133,7 +146,7 @@ def test_commands_in_sentences_are_commands(code: str) -> None:
     if words[0] == "make":
         run_make(words, ROOT)
     else:
-        assert words[1] in COMMANDS
+        assert words[1] in COMMANDS or any(words[1] in parameter.opts for parameter in MAIN.params)
 
 
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"`(--[a-z-]+)[^`\n]*`", README))))
@@ -176,6 +189,12 @@ def test_the_table_of_proofs_is_what_is_printed() -> None:
     (shown,) = (text for text in blocks("text") if "verdict" in text)
     assert rows(shown)[0] == header
     assert [row[:-1] for row in rows(shown) if row[0] == "toy"] == [toy[:-1]]
+
+
+def test_the_extras_are_those_of_the_project() -> None:
+    (sentence,) = re.findall(r"^Extras: (.*?)\. In a checkout", README, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`([a-z]+)`", sentence)) >= EXTRAS
+    assert set(re.findall(r"mad-ip\[([a-z]+)\]", README)) <= EXTRAS
 
 
 def test_the_chain_of_rooms_is_that_of_the_code() -> None:
