@@ -2,7 +2,7 @@
 
 The multipliers are those of the dual bound over the architectures with the same depths and a part of the other choices,
 among them the architecture's own and those next to them. To first order the bound grows by a multiplier for every unit
-of its budget (docs/formulation.md); what optima do is not smooth, and neighbouring optima say that.
+of its budget (docs/fronts.md); what optima do is not smooth, and neighbouring optima say that.
 """
 
 from __future__ import annotations

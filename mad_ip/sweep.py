@@ -2,7 +2,7 @@
 
 Points are solved from the largest limits to the smallest, along one budget after another, so that every point but the
 first has a neighbour whose limits are no smaller: its tree, at new limits, is where the search goes on, its bound is a
-bound, and a walk from its design finds the first incumbent (docs/decomposition.md). What is known after each point is
+bound, and a walk from its design finds the first incumbent (docs/fronts.md). What is known after each point is
 written, and read again by whoever repeats the sweep.
 """
 

@@ -58,3 +58,11 @@ def test_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
     front = mad_ip.Front(mad_ip.Spec.load(TOY), ("macs",), ())
     with pytest.raises(InputError, match=r"pip install 'mad-ip\[pandas\]'"):
         front.to_pandas()
+
+
+def test_the_example(tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT / "examples" / "front.py"), str(TOY), str(tmp_path / "front")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "binding: params, effectiveness" in done.stdout
+    assert done.stdout.count("one more unit of") == 3
+    assert {path.name for path in (tmp_path / "front").iterdir()} >= {"front.csv", "designs", "index.html"}

@@ -3,7 +3,7 @@
 A bound by multipliers ``x`` is at least ``score + sum x (1 - cost / limit) + sum mu (S - phi(D))`` of every
 architecture of its box, feasible or not. Those within a smaller limit ``l'`` leave at least ``1 - l' / l`` of the first
 term, and a smaller ``rho_0`` at least ``D ln(rho_0 / rho_0')`` of the second: the bound falls by as much, whatever the
-box, without an evaluation (docs/decomposition.md).
+box, without an evaluation (docs/fronts.md).
 """
 
 from __future__ import annotations
