@@ -1,7 +1,4 @@
-"""The exact front of a spec from Python: solve, sweep, explain, and what a notebook does with the results.
-
-    python examples/front.py models/toy/spec.toml front/
-"""
+"""The exact front of a spec from Python: python examples/front.py models/toy/spec.toml front/"""
 
 from __future__ import annotations
 
