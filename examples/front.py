@@ -1,4 +1,4 @@
-"""The exact front of a spec from Python: python examples/front.py models/toy/spec.toml front/"""
+"""The exact front of a spec from Python; its arguments are a spec.toml and the folder for the front."""
 
 from __future__ import annotations
 

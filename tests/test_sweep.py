@@ -265,7 +265,6 @@ def test_a_tree_moves_to_smaller_limits_without_an_evaluation() -> None:
     before, after = relaxation(spec), Problem(smaller, spec).relaxation
     moved = reuse.reopened(found.root, before, after, math.inf, lambda _: -math.inf)
     assert not moved.open
-    assert not moved.later
     stack, leaves, lower = [(found.root, moved.root)], 0, 0
     while stack:
         old, new = stack.pop()

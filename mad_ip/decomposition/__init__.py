@@ -248,8 +248,7 @@ class _Descent:
         before, known = Problem(earlier.spec, earlier.largest).relaxation, self.problem.relaxation
         begun = reopened(earlier.root, before, known, self._target(), self.judge)
         # The more is known of the best score, the less is open.
-        waiting = [(bound.value, node, bound) for node, bound in begun.open] + list(begun.later)
-        for _, node, _ in heapq.nlargest(_TRIED, waiting, key=lambda entry: entry[0]):
+        for node, _ in heapq.nlargest(_TRIED, begun.open, key=lambda entry: entry[1].value):
             found = guessed(known, node.box.thinned(THIN))
             if found is not None and found.path is not None and not self._stopped():
                 self.explore(found.path, found)

@@ -91,12 +91,11 @@ class _Reopening:
         assert (self.left <= 1).all()
         assert self.tighter >= 0
         self.open: list[tuple[Node, Bound]] = []
-        self.later: list[tuple[float, Node, Bound]] = []
         self.settled = self.judged = -math.inf
 
     def run(self, root: Node) -> Reopened:
         built = self._node(root)
-        return Reopened(built, tuple(self.open), tuple(self.later), self.settled, self.judged)
+        return Reopened(built, tuple(self.open), self.settled, self.judged)
 
     def _node(self, node: Node) -> Node:
         """A copy of a node and of all below it."""
@@ -109,8 +108,7 @@ class _Reopening:
             if len(self.open) - number > _PARTS and not self.after.is_large(node.box):
                 # What was cut for other prices costs more than to cut anew.
                 del self.open[number:]
-                copy.reopen()
-                self.open.append((copy, bound))
+                self._open(copy, bound)
         elif node.kind == "point":
             tight = node.box.tightened()
             assert tight is not None
@@ -122,25 +120,22 @@ class _Reopening:
             copy.settle("leaf", bound)
             if bound.value <= self.target:
                 self.settled = max(self.settled, bound.value)
-            elif self.after.is_large(node.box):
-                self.later.append((bound.value, copy, bound))
             else:
-                copy.reopen()
-                self.open.append((copy, bound))
+                self._open(copy, bound)
         elif node.kind == "trim":
             bound, lost = self._moved(node)
             copy.settle("trim", bound)
             copy.dropped = node.dropped - lost
             if copy.dropped > self.target:
-                if not self.after.is_large(node.box):
-                    copy.reopen()
-                    self.open.append((copy, bound))
-                    return copy
-                self.later.append((copy.dropped, copy, bound))
+                self._open(copy, bound)
             else:
                 self.settled = max(self.settled, copy.dropped)
-            copy.children = [self._node(child) for child in node.children]
+                copy.children = [self._node(child) for child in node.children]
         return copy
+
+    def _open(self, node: Node, bound: Bound) -> None:
+        node.reopen()
+        self.open.append((node, bound))
 
     def _moved(self, node: Node) -> tuple[Bound, float]:
         """The bound of a node at the new limits, at the same prices, and how much lower it is."""

@@ -111,14 +111,11 @@ class Node:
 class Reopened:
     """A tree for other limits: what is ``open`` may pass the target, each box with a bound.
 
-    What is to be looked at ``later`` takes long: by then the target may be higher. Of each the number bounds the
-    designs that no other node bounds: those of a leaf, or those that a trim drops. ``settled`` bounds all other designs
-    but the points, of which ``judged`` is the best one's score.
+    ``settled`` bounds all other designs but the points, of which ``judged`` is the best one's score.
     """
 
     root: Node
     open: tuple[tuple[Node, Bound], ...]
-    later: tuple[tuple[float, Node, Bound], ...]
     settled: float
     judged: float
 
@@ -400,7 +397,6 @@ class _Search:
     queue: list[tuple[float, int, Node, Task]] = field(default_factory=list)
     begun: deque[tuple[Node, Task, Callable[[], Examined]]] = field(default_factory=deque)
     order: Iterator[int] = field(default_factory=itertools.count)
-    later: list[tuple[float, Node, Bound]] = field(default_factory=list)
     settled: float = -math.inf
     judged: float = -math.inf
     nodes: int = 0
@@ -412,7 +408,7 @@ class _Search:
             start = guessed(self.relaxation, root.box.thinned(THIN)) if self._stopped() else None
             self._push(root, None, start, None)
         else:
-            self.settled, self.judged, self.later = begun.settled, begun.judged, list(begun.later)
+            self.settled, self.judged = begun.settled, begun.judged
             for node, bound in begun.open:
                 self._push(node, bound, bound, None)
         while True:
@@ -432,14 +428,12 @@ class _Search:
             # A part has at least the bound of the box around it.
             node.settle("leaf", task.above)
             left.append((node.box, task.above))
-        left += [(node.box, dataclasses.replace(bound, value=value)) for value, node, bound in self.later]
         return Tree(root, self._state(), tuple(left), tuple(self.points))
 
     def _state(self) -> State:
         waiting = [math.inf if task.above is None else task.above.value for _, task, _ in self.begun]
         # The first of the queue has the highest bound.
         waiting += [-value for value, *_ in self.queue[:1]]
-        waiting += [value for value, *_ in self.later]
         unjudged = max(self.settled, *waiting, -math.inf, *(bound.value for _, bound in self.left))
         bound, seconds = max(unjudged, self.judged), time.perf_counter() - self.began
         return State(bound, unjudged, self.settled, self.nodes, len(self.begun) + len(self.queue), seconds)
@@ -455,14 +449,6 @@ class _Search:
     def _begin(self) -> None:
         """Begin boxes that may pass the target, which the first may whatever it is."""
         target = self.target()
-        if self.later and not self.begun and not (self.queue and -self.queue[0][0] > target):
-            for value, node, bound in self.later:
-                if value > target:
-                    node.reopen()
-                    self._push(node, bound, bound, None)
-                else:
-                    self.settled = max(self.settled, value)
-            self.later = []
         while (
             self.queue and len(self.begun) < _BEGUN and (-self.queue[0][0] > target or self.queue[0][3].above is None)
         ):
