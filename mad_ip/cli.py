@@ -471,6 +471,97 @@ def show(
 
 
 @app.command()
+def init(
+    macs: Annotated[float | None, typer.Option(help="Multiply-accumulates of an image, as 600e6.")] = None,
+    params: Annotated[float | None, typer.Option(help="Parameters, as 5e6.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="Side of the image in pixels (default: the network's own, else 224).")
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(help="basic, bottleneck, inverted or inverted_se (default: the network's, or inverted)."),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=0, help="Outputs of the classifier (default: the network's own, else 1000).")
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="Take strides, family, input and costs of a design.json, torchvision:NAME, timm:NAME or FILE.py:FACTORY.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="A board, whose memory and flash are budgets, or a device.toml."),
+    ] = None,
+    effectiveness: Annotated[
+        float | None, typer.Option(help="Limit on rho (default: the first from 0.3 on with which a budget is spent).")
+    ] = None,
+    activation: Annotated[str | None, typer.Option(help='Peak of live activations, as "256 kB".')] = None,
+    flash: Annotated[str | None, typer.Option(help='Flash, as "1 MB".')] = None,
+    latency: Annotated[str | None, typer.Option(help='Time of an image on the device.toml, as "8 ms".')] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the spec (default: by family or network).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write it (default, and -: standard output).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file at --out.")] = False,
+) -> None:
+    """Write a commented spec.toml that can be solved as it stands, from budgets or around a network.
+
+    Without either, some questions are asked.
+    """
+    from mad_ip import start
+    from mad_ip.files import require_new, write_atomically
+
+    target = None if out in (None, Path("-")) else out
+    if target is not None:
+        require_new("--out", target)
+        if target.exists() and not force:
+            raise InputError(f"--out = {target}: there is such a file; --force replaces it, another name keeps it")
+    budget: dict[str, Any] = {"macs": macs, "params": params, "effectiveness": effectiveness}
+    budget |= {"activation": activation, "flash": flash, "latency": latency}
+    limits = [value for key, value in budget.items() if key != "effectiveness" and value is not None]
+    if like is None and device is None and not limits:
+        if not sys.stdin.isatty():
+            raise InputError("--macs, --params, --device or --like is missing: at least one of them is needed")
+        resolution = typer.prompt("Side of the image in pixels", resolution or start.RESOLUTION, type=int)
+        classes = typer.prompt("Classes", start.CLASSES if classes is None else classes, type=int)
+        family = typer.prompt("Family of blocks (basic, bottleneck, inverted, inverted_se)", family or start.FAMILY)
+        budget["macs"] = typer.prompt("Multiply-accumulates of an image", "600e6", type=float)
+        budget["params"] = typer.prompt("Parameters", "5e6", type=float)
+    asked = {"resolution": resolution, "family": family, "classes": classes, "name": name}
+    text = start.first(target or Path("spec.toml"), budget, like=like, device=device, **asked)
+    if target is None:
+        sys.stdout.write(text)
+        return
+    write_atomically(target, text.encode())
+    _print(f"{target}: written")
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Option(help="Of which specs: cnn or mlp.")] = "cnn",
+    out: Annotated[Path | None, typer.Option(help="Where to write it (default: standard output).")] = None,
+) -> None:
+    """Print the JSON Schema of spec.toml, from which editors complete and check it."""
+    from json import dumps
+
+    from mad_ip.files import require_new, write_atomically
+    from mad_ip.keys import json_schema
+    from mad_ip.kinds import KINDS
+
+    kinds = {found.key or "cnn": found for found in KINDS}
+    if kind not in kinds:
+        raise InputError(f"--kind = {kind}: must be one of {', '.join(kinds)}")
+    text = dumps(json_schema(f"spec.toml of {kinds[kind].noun}", kinds[kind].keys), indent=2) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+        return
+    require_new("--out", out)
+    write_atomically(out, text.encode())
+    _print(f"{out}: written")
+
+
+@app.command()
 def build(
     design: Annotated[Path, typer.Argument(help="The design.json to build.")],
     out: Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pt or .pth (beside the design).")] = None,

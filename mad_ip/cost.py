@@ -37,6 +37,7 @@ class Cost:
 
     A cost with ``of_device`` has terms once it is :func:`bound <costs>`. ``units`` are those in which a text may give a
     limit, and how many of the cost's own are one of each; ``step`` of those are one of the unit that is reported.
+    ``meaning`` is what a budget of the key limits, in a few words.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Cost:
     most: Terms | None = None
     units: Mapping[str, int] = dataclasses.field(default_factory=dict)
     step: int = 1
+    meaning: str = ""
 
     def of_segment(
         self, before: Amount, first: Sequence[Layer], rest: Sequence[Layer], head: Sequence[Layer], depth: Amount
@@ -74,7 +76,7 @@ class Cost:
         A time needs a text: of a bare number nobody knows the unit.
         """
         if isinstance(value, str):
-            written = re.fullmatch(r"\s*([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]{1,2})?)\s*(\S+)\s*", value)
+            written = re.fullmatch(self.pattern, value)
             if written is None or written[2] not in self.units:
                 return None
             amount = float(Decimal(written[1]) * self.units[written[2]])
@@ -83,6 +85,12 @@ class Cost:
         if not number_given or self.step > 1 or not 0 < value <= 1e300:  # type: ignore[operator]
             return None
         return value  # type: ignore[return-value]
+
+    @property
+    def pattern(self) -> str:
+        """The regular expression of a text that gives a limit: its number and its unit."""
+        units = "|".join(map(re.escape, self.units))
+        return rf"^\s*([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]{{1,2}})?)\s*({units})\s*$"
 
     @property
     def allowed(self) -> str:
@@ -302,12 +310,42 @@ _TIMES = {
 } | {"ps": FEMTOSECONDS // 1000, "fs": 1}
 
 COSTS: dict[str, Cost] = {
-    "macs": Cost("macs", "MACs", lambda layers, opens: map(_macs, layers)),
-    "params": Cost("params", "parameters", lambda layers, opens: map(_params, layers)),
-    "layers": Cost("layers", "counted layers", lambda layers, opens: (layer.counted * 1 for layer in layers)),
-    "activation": Cost("activation", "bytes", _unbound, "max", of_device=_activation, units=_BYTES),
-    "flash": Cost("flash", "bytes", _unbound, of_device=_flash, units=_BYTES),
-    "latency": Cost("latency", "ns", _unbound, of_device=_latency, units=_TIMES, step=FEMTOSECONDS),
+    "macs": Cost("macs", "MACs", lambda layers, opens: map(_macs, layers), meaning="limit on multiply-accumulates"),
+    "params": Cost(
+        "params", "parameters", lambda layers, opens: map(_params, layers), meaning="limit on learnable numbers"
+    ),
+    "layers": Cost(
+        "layers",
+        "counted layers",
+        lambda layers, opens: (layer.counted * 1 for layer in layers),
+        meaning="limit on depth",
+    ),
+    "activation": Cost(
+        "activation",
+        "bytes",
+        _unbound,
+        "max",
+        _activation,
+        units=_BYTES,
+        meaning="limit on the peak of live activations",
+    ),
+    "flash": Cost(
+        "flash",
+        "bytes",
+        _unbound,
+        of_device=_flash,
+        units=_BYTES,
+        meaning="limit on weights and what is stored beside them",
+    ),
+    "latency": Cost(
+        "latency",
+        "ns",
+        _unbound,
+        of_device=_latency,
+        units=_TIMES,
+        step=FEMTOSECONDS,
+        meaning="limit on the time of an image",
+    ),
 }
 """Multiply-accumulates at batch 1, what ``torch.utils.flop_counter`` reports divided by 2; learnable numbers: kernels,
 biases, and the scale and shift of every batch normalisation; counted layers; of a device, bytes of activations that

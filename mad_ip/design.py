@@ -482,7 +482,7 @@ class Design:
         stem = reader.table("stem", StemChoice)
         device = None
         if "device" in reader.values:
-            device = Device.read(reader.table("device", Device))
+            device = Device.read(reader.table("device", [item.name for item in dataclasses.fields(Device)]))
             if frames is not None and device.latency is not None:
                 raise reader.error("device", "has times, which are of layers of images; must have none for clips")
         design = cls(

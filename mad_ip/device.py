@@ -17,19 +17,22 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mad_ip import keys
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml
+from mad_ip.keys import Key
 from mad_ip.reader import Reader
 
 __all__ = [
     "BOARDS",
     "FEMTOSECONDS",
     "FORMAT",
+    "LATENCY",
     "MEMORIES",
     "Affine",
     "Device",
@@ -99,14 +102,17 @@ def _femtoseconds(nanoseconds: float) -> int:
     return math.ceil(Fraction(repr(nanoseconds)) * FEMTOSECONDS)
 
 
+_COEFFICIENT = keys.number(least=0)
+
+
 @dataclass(frozen=True)
 class Rate:
     """Nanoseconds of one kind of layer: ``base`` for each, and for every multiply-accumulate, byte and weight byte."""
 
-    base: float = 0.0
-    macs: float = 0.0
-    bytes: float = 0.0
-    weights: float = 0.0
+    base: Annotated[float, Key(_COEFFICIENT, "for every layer", "nanoseconds")] = 0.0
+    macs: Annotated[float, Key(_COEFFICIENT, "for every multiply-accumulate", "nanoseconds")] = 0.0
+    bytes: Annotated[float, Key(_COEFFICIENT, "for every byte read or written", "nanoseconds")] = 0.0
+    weights: Annotated[float, Key(_COEFFICIENT, "for every byte of weights", "nanoseconds")] = 0.0
 
     @cached_property
     def _whole(self) -> tuple[int, ...]:
@@ -442,6 +448,37 @@ def _linear(x: float, points: Sequence[tuple[float, float]]) -> float:
 _NO_GRID = _Grid((np.array([-1]),) * 3, np.full((1, 1, 1), math.nan))
 
 
+KINDS = ("pointwise", "dense", "depthwise", "grouped", "squeeze-excite", "pool", "add", "head")
+"""Kinds of layers, each also with what follows it, as in ``pointwise+silu``."""
+
+AFTER = ("silu", "hardswish", "hardsigmoid", "sigmoid", "gelu", "leaky_relu", "elu", "mish", "tanh", "add")
+"""Activations that runtimes do not fuse, and a sum that they do."""
+
+BLOCKS = ("inverted", "inverted_se", "separable")
+"""Families of blocks that a table may hold whole."""
+
+_MODELS = ("affine", "table")
+
+_NUMBER_BYTES = keys.integer(most=8)
+
+LATENCY = {
+    "model": Key(keys.choice(_MODELS), "how times are given: coefficients for every kind of layer, or measured rows"),
+    "overhead": Key(_COEFFICIENT, "time of a network besides its layers", "nanoseconds", default=0.0),
+    "unmodelled": Key(keys.texts(), "kinds of layers that take no time", default=()),
+    "kinds": Key(
+        keys.each(
+            f"^({'|'.join(BLOCKS)}|({'|'.join(KINDS)})(\\+({'|'.join(AFTER)}))?)$", keys.table(Rate), "kind of layer"
+        ),
+        "affine: coefficients by kind of layer",
+        default=None,
+    ),
+    "table": Key(keys.text(), "table: a line for every measured layer, after one that names the columns", default=None),
+    "filled": Key(keys.text(), "table: rows as in table that were interpolated", default=None),
+    "interpolate": Key(keys.boolean(), "table: fill what it lacks between its rows", default=False),
+}
+"""The keys of a table of times."""
+
+
 @dataclass(frozen=True)
 class Device:
     """A device: bytes of a number, how its runtime lays out tensors, and how long layers take, where that is known.
@@ -450,13 +487,15 @@ class Device:
     are of 8 bits a 32-bit scale. ``sha256`` identifies the device.toml that the times came from.
     """
 
-    name: str = ""
-    activation_bytes: int = 1
-    weight_bytes: int = 1
-    channel_bytes: int = 8
-    memory: str = "plain"
+    name: Annotated[str, Key(keys.text(empty=True), "name of the device")] = ""
+    activation_bytes: Annotated[int, Key(_NUMBER_BYTES, "bytes of a number between layers", "bytes")] = 1
+    weight_bytes: Annotated[int, Key(_NUMBER_BYTES, "bytes of a weight", "bytes")] = 1
+    channel_bytes: Annotated[
+        int, Key(keys.integer(least=0, most=64), "kept for every output channel beside its weights", "bytes")
+    ] = 8
+    memory: Annotated[str, Key(keys.choice(MEMORIES), "how the runtime lays out tensors")] = "plain"
     sha256: str = field(default="", compare=False)
-    latency: Affine | Lookup | None = None
+    latency: Annotated[Affine | Lookup | None, Key(keys.table(LATENCY), "times of layers")] = None
 
     @classmethod
     def load(cls, path: Path | str) -> Device:
@@ -487,17 +526,22 @@ class Device:
     def read(cls, reader: Reader, *, base: Device | None = None) -> Device:
         """The device of a table, other keys as ``base`` has them."""
         base = base or cls()
-        weight_bytes = reader.integer("weight_bytes", most=8, default=base.weight_bytes)
+        declared = keys.keys_of(cls)
+
+        def given(key: str, default: Any) -> Any:
+            return reader.value(key, declared[key].value, default=default)
+
+        weight_bytes = given("weight_bytes", base.weight_bytes)
         kept = base.channel_bytes if weight_bytes == base.weight_bytes else 8 if weight_bytes == 1 else 4
         latency = base.latency
         if "latency" in reader.values:
-            latency = _latency(reader.table("latency", _LATENCY_KEYS))
+            latency = _latency(reader.table("latency", LATENCY))
         return cls(
-            name=reader.text("name", empty=True) if "name" in reader.values else base.name,
-            activation_bytes=reader.integer("activation_bytes", most=8, default=base.activation_bytes),
+            name=given("name", base.name),
+            activation_bytes=given("activation_bytes", base.activation_bytes),
             weight_bytes=weight_bytes,
-            channel_bytes=reader.integer("channel_bytes", least=0, most=64, default=kept),
-            memory=reader.choice("memory", MEMORIES, default=base.memory),
+            channel_bytes=given("channel_bytes", kept),
+            memory=given("memory", base.memory),
             sha256=reader.text("sha256") if "sha256" in reader.values else base.sha256,
             latency=latency,
         )
@@ -532,8 +576,6 @@ BOARDS = {
 }
 """By name; kB and MB are powers of 1000."""
 
-_LATENCY_KEYS = ("model", "overhead", "unmodelled", "kinds", "table", "filled", "interpolate")
-
 
 def processor() -> str:
     """The name of this machine's processor."""
@@ -545,24 +587,12 @@ def processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-KINDS = ("pointwise", "dense", "depthwise", "grouped", "squeeze-excite", "pool", "add", "head")
-"""Kinds of layers, each also with what follows it, as in ``pointwise+silu``."""
-
-AFTER = ("silu", "hardswish", "hardsigmoid", "sigmoid", "gelu", "leaky_relu", "elu", "mish", "tanh", "add")
-"""Activations that runtimes do not fuse, and a sum that they do."""
-
-BLOCKS = ("inverted", "inverted_se", "separable")
-"""Families of blocks that a table may hold whole."""
-
-_MODELS = ("affine", "table")
-
-
 def _latency(reader: Reader) -> Affine | Lookup:
-    model = reader.choice("model", _MODELS)
-    overhead = float(reader.number("overhead", least=0, default=0.0))
+    model = reader.read("model")
+    overhead = float(reader.read("overhead"))
     if overhead > _LARGEST / FEMTOSECONDS:
         raise reader.error("overhead", f"must be a number from 0 to {_LARGEST // FEMTOSECONDS}")
-    unmodelled = reader.texts("unmodelled") if "unmodelled" in reader.values else ()
+    unmodelled = reader.read("unmodelled")
     for kind in unmodelled:
         if not _known(kind):
             raise reader.error("unmodelled", f"{kind!r}: must be {_KNOWN}")
@@ -583,7 +613,7 @@ def _latency(reader: Reader) -> Affine | Lookup:
         raise reader.error("kinds", "belongs to model = 'affine'; must be left out")
     filled = tuple(_rows(reader, "filled")) if "filled" in reader.values else ()
     rows = tuple(_rows(reader, "table")) if "table" in reader.values or not filled else ()
-    return Lookup(rows, overhead, unmodelled, reader.boolean("interpolate", default=False), filled, source)
+    return Lookup(rows, overhead, unmodelled, reader.read("interpolate"), filled, source)
 
 
 def _known(kind: str) -> bool:
@@ -595,7 +625,7 @@ _KNOWN = f"one of {', '.join(KINDS)}, alone or with + and one of {', '.join(AFTE
 
 
 def _rate(reader: Reader) -> Rate:
-    found = {item.name: float(reader.number(item.name, least=0, default=0.0)) for item in fields(Rate)}
+    found = {name: float(value) for name, value in reader.read_all().items()}
     for name, value in found.items():
         if value > _LARGEST / FEMTOSECONDS:
             raise reader.error(name, f"must be a number from 0 to {_LARGEST // FEMTOSECONDS}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from mad_ip import design, mlp
 from mad_ip.errors import InputError
 from mad_ip.files import read_bytes, read_json, read_toml, resources
+from mad_ip.keys import Key
 from mad_ip.mlp.design import FORMAT as MLP_FORMAT
+from mad_ip.mlp.spec import KEYS as MLP_KEYS
 from mad_ip.mlp.spec import KIND as MLP_KIND
 from mad_ip.reader import Reader
-from mad_ip.spec import Spec
+from mad_ip.spec import KEYS, Spec
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,6 +34,7 @@ class Kind:
     """One kind of network, ``noun`` in a message.
 
     ``key`` is the ``kind`` of its spec.toml (``None``: the key is left out), ``format`` that of its design.json.
+    ``keys`` are those of its spec.toml.
     ``solve`` takes a spec, the options common to all kinds (time_limit, gap, watch, interrupted) and, where the kind
     has ``profiles`` of solvers, profile, threads, seed and top; it gives the designs and the table that shows them.
     """
@@ -39,6 +42,7 @@ class Kind:
     noun: str
     key: str | None
     format: str
+    keys: Mapping[str, Key]
     profiles: bool
     load_spec: Callable[[Path | str], Any]
     load_design: Callable[[Path | str], Any]
@@ -134,6 +138,7 @@ CNN = Kind(
     noun="a CNN",
     key=None,
     format=design.FORMAT,
+    keys=KEYS,
     profiles=True,
     load_spec=Spec.load,
     load_design=design.Design.load,
@@ -150,6 +155,7 @@ MLP = Kind(
     noun="an MLP",
     key=MLP_KIND,
     format=MLP_FORMAT,
+    keys=MLP_KEYS,
     profiles=False,
     load_spec=mlp.MlpSpec.load,
     load_design=mlp.MlpDesign.load,

@@ -18,7 +18,18 @@ from mad_ip.kinds import require_cnn
 from mad_ip.solve import solve
 from mad_ip.spec import Budget, Input, Objective, Space, Spec, Stage, Stem, Tail, default_weights
 
-__all__ = ["Contribution", "Optimum", "Score", "against", "default_spec", "measure", "of_design", "of_path"]
+__all__ = [
+    "Contribution",
+    "Optimum",
+    "Outline",
+    "Score",
+    "against",
+    "default_spec",
+    "measure",
+    "of_design",
+    "of_path",
+    "outline",
+]
 
 
 _OF_DEVICES = tuple(key for key, cost in COSTS.items() if cost.of_device is not None)
@@ -255,8 +266,21 @@ def _volume(channels: int, frames: int | None, resolution: int) -> str:
     return " x ".join(str(size) for size in (channels, frames, resolution, resolution) if size is not None)
 
 
-def default_spec(score: Score, classes: int = 1000) -> Spec:
-    """A space around a traced network: its family, its resolutions, and grids around its own widths and depths.
+@dataclass(frozen=True)
+class Outline:
+    """What a traced network looks like to a spec: the family of its blocks, its first convolution, the strides of its
+    stages with the main-path layers of each, and the 1x1 convolution at its end, if any.
+    """
+
+    family: str
+    stem: Layer
+    strides: tuple[int, ...]
+    stages: tuple[tuple[Layer, ...], ...]
+    tail: Layer | None
+
+
+def outline(score: Score) -> Outline:
+    """The outline of a traced network, one stage for every resolution.
 
     The family is ``inverted`` where the k x k convolutions are depthwise (``inverted_se`` with gates), ``bottleneck``
     where 1x1 convolutions make up a third or more of the main path, else ``basic``. Grouped convolutions have no
@@ -280,14 +304,11 @@ def default_spec(score: Score, classes: int = 1000) -> Spec:
     # The 1x1 convolutions at the end.
     trailing = len(parts[-1]) - max((n for n, layer in enumerate(parts[-1], start=1) if layer.kernel > 1), default=0)
     tail = parts[-1].pop() if trailing > (family != "basic") else None
-    stages: list[Stage] = []
+    strides: list[int] = []
     size = stem.out_size
+    # The first resolution may be the stem's alone.
+    parts = [part for number, part in enumerate(parts) if number or any(layer.kernel > 1 for layer in part)]
     for part in parts:
-        wide = [layer for layer in part if layer.kernel > 1]
-        if not wide:
-            if part is not parts[0]:
-                raise InputError(f"{score.name}: no k x k convolution at {part[-1].out_size} pixels: no stage fits it")
-            continue
         stride, rest = divmod(size, part[-1].out_size)
         if rest or stride not in (1, 2):
             raise InputError(
@@ -295,10 +316,26 @@ def default_spec(score: Score, classes: int = 1000) -> Spec:
                 f"another --resolution is needed"
             )
         size = part[-1].out_size
-        depth = max(1, len(wide) // 2 if family == "basic" else len(wide))
+        strides.append(stride)
+    return Outline(family, stem, tuple(strides), tuple(map(tuple, parts)), tail)
+
+
+def default_spec(score: Score, classes: int = 1000) -> Spec:
+    """A space around a traced network: its :func:`outline`, and grids around its own widths and depths.
+
+    Raises :class:`InputError` where a network has no outline, or no k x k convolution at one of its resolutions.
+    """
+    found = outline(score)
+    stages: list[Stage] = []
+    for stride, part in zip(found.strides, found.stages, strict=True):
+        size = part[-1].out_size
+        wide = [layer for layer in part if layer.kernel > 1]
+        if not wide:
+            raise InputError(f"{score.name}: no k x k convolution at {size} pixels: no stage fits it")
+        depth = max(1, len(wide) // 2 if found.family == "basic" else len(wide))
         stages.append(
             Stage(
-                block=family,
+                block=found.family,
                 stride=stride,
                 channels=_around(part[-1].out_channels),
                 mid=_around(max(layer.out_channels for layer in wide)),
@@ -307,6 +344,7 @@ def default_spec(score: Score, classes: int = 1000) -> Spec:
                 weight=0.0,
             )
         )
+    stem, tail = found.stem, found.tail
     weights = default_weights(stage.stride for stage in stages)
     return Spec(
         name=f"{score.name.rpartition(':')[2]}-space",

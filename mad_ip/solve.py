@@ -30,7 +30,7 @@ from mad_ip.formulation import Formulation, Window, attainable_spreads
 from mad_ip.lagrangian.workers import threads as thread_pool
 from mad_ip.spec import Budget, Objective, Spec
 
-__all__ = ["InfeasibleError", "Model", "NoDesignError", "Report", "choices", "rank", "search", "solve"]
+__all__ = ["InfeasibleError", "Model", "NoDesignError", "Report", "amount", "choices", "rank", "search", "solve"]
 
 _SCORE_TOLERANCE = 1e-6
 """Largest difference between a solver's objective and the recomputed score, relative to that or to its parts."""
@@ -507,13 +507,14 @@ def explain(spec: Spec, stopped: Callable[[], bool] = lambda: False) -> str:
                 relaxed = dataclasses.replace(spec, budget=budget, sha256="")
                 if decomposition.unreachable(relaxed, end - time.perf_counter(), tired):
                     conflict = fewer
-    values = ", ".join(f"{key} {_amount(key, reachable[key])} (budget {_amount(key, limits[key])})" for key in limits)
+    values = ", ".join(f"{key} {amount(key, reachable[key])} (budget {amount(key, limits[key])})" for key in limits)
     which = " and ".join(f"budget.{key}" for key in conflict)
     verb = "cannot be met" if len(conflict) == 1 else "cannot be met together"
     return f"{spec.source}: infeasible: {which} {verb}; the smallest reachable value of each alone is {values}"
 
 
-def _amount(key: str, value: float) -> str:
+def amount(key: str, value: float) -> str:
+    """A value of a budget as it stands in a message, with its unit where it has one of its own."""
     unit = ""
     if key in COSTS and COSTS[key].units:
         # What is reached is a whole number, a budget may be any.

@@ -16,19 +16,21 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from mad_ip import cost, utility
+from mad_ip import cost, keys, utility
 from mad_ip.cost import Cost
-from mad_ip.device import BOARDS, Affine, Device, Lookup
+from mad_ip.device import BOARDS, LATENCY, Affine, Device, Lookup
 from mad_ip.errors import InputError
 from mad_ip.files import finite, read_toml
-from mad_ip.reader import REQUIRED, Reader
+from mad_ip.keys import Key
+from mad_ip.reader import Reader
 from mad_ip.utility import Term, Utility
 
 __all__ = [
     "CONVENTIONS",
     "FAMILIES",
+    "KEYS",
     "Budget",
     "Choice",
     "Domain",
@@ -47,14 +49,23 @@ __all__ = [
     "default_weights",
     "segments",
     "times",
+    "toml_value",
 ]
 
 CONVENTIONS = ("paper", "tinynas")
 FAMILIES = ("basic", "bottleneck", "inverted", "inverted_se")
 
+TEMPORAL = {"temporal_kernel": (1, 3), "temporal_stride": (1, 2)}
+"""Keys that only the stem and the stages of a network for clips have, and the values that they may have."""
+
 Domain = tuple[int, ...]
 
 _NO_CHOICE: Domain = (1,)
+
+
+_WEIGHT = keys.number(least=0)
+_WEIGHS = "weight alpha of the entropy up to here"
+_TEMPORAL_KERNEL, _TEMPORAL_STRIDE = (keys.integer(among=among) for among in TEMPORAL.values())
 
 
 class Choice(NamedTuple):
@@ -74,10 +85,10 @@ Path: TypeAlias = tuple[Choice, ...]
 class Input:
     """Square input image, or a clip of ``frames`` of them (``None``: an image); ``classes = 0`` builds no head."""
 
-    resolution: int
-    channels: int = 3
-    classes: int = 1000
-    frames: int | None = None
+    resolution: Annotated[int, Key(keys.integer(), "side of the square image", "pixels")]
+    channels: Annotated[int, Key(keys.integer(), "channels of the image")] = 3
+    classes: Annotated[int, Key(keys.integer(least=0), "outputs of the classifier; 0: no head")] = 1000
+    frames: Annotated[int | None, Key(keys.integer(), "frames of a clip; without it images")] = None
 
 
 @dataclass(frozen=True, init=False)
@@ -116,6 +127,15 @@ class Budget:
         first, second, *others = cost.COSTS
         return first, second, "effectiveness", *others
 
+    @classmethod
+    def declared(cls) -> Mapping[str, Key]:
+        """The keys with what they may hold."""
+        meaning = "limit on rho, the depth over the mean width (paper, Proposition 4)"
+        effectiveness = Key(keys.number(positive=True), meaning, default=None)
+        limits = {key: Key(_limit(key), found.meaning, found.unit, None) for key, found in cost.COSTS.items()}
+        names = cls.keys()
+        return {key: limits.get(key, effectiveness) for key in names}
+
     @property
     def sums(self) -> dict[str, float]:
         """The limits on sums over the network's blocks, by key."""
@@ -141,8 +161,8 @@ class Budget:
 class Objective:
     """``entropy H - depth_penalty Q`` and what the choices are worth by themselves (docs/formulation.md section 2)."""
 
-    depth_penalty: float = 10.0
-    entropy: float = 1.0
+    depth_penalty: Annotated[float, Key(keys.number(least=0), "beta, the price of uneven depths")] = 10.0
+    entropy: Annotated[float, Key(keys.number(least=0), "factor of the entropy; 0: utilities alone")] = 1.0
     utilities: tuple[Utility, ...] = ()
 
     @property
@@ -152,17 +172,21 @@ class Objective:
 
     def lines(self) -> list[str]:
         """As it is written, without what the paper does not have."""
-        factor = [] if self.entropy == 1 else [f"entropy = {_toml(self.entropy)}"]
-        return [f"depth_penalty = {_toml(self.depth_penalty)}", *factor, *utility.toml(self.utilities)]
+        factor = [] if self.entropy == 1 else [f"entropy = {toml_value(self.entropy)}"]
+        return [f"depth_penalty = {toml_value(self.depth_penalty)}", *factor, *utility.toml(self.utilities)]
 
 
 @dataclass(frozen=True)
 class Space:
     """Rules on neighbouring choices; both methods accept integers and integer arrays."""
 
-    monotone: bool = True
-    growth: float | None = None
-    mid_ratio: tuple[float, float] | None = None
+    monotone: Annotated[bool, Key(keys.boolean(), "channels never decrease from stem to last stage")] = True
+    growth: Annotated[
+        float | None, Key(keys.number(positive=True), "most channels of a stage over those before it")
+    ] = None
+    mid_ratio: Annotated[
+        tuple[float, float] | None, Key(keys.interval(), "bounds on inner width over channels of a stage")
+    ] = None
 
     def follows(self, c_in: Any, c: Any) -> Any:
         """Whether ``c`` channels may follow ``c_in`` (monotone, ``c / c_in <= growth``)."""
@@ -190,12 +214,12 @@ class Stem:
     Of clips the kernel has ``temporal_kernel`` (1 or 3) frames, the stride ``temporal_stride`` (1 or 2).
     """
 
-    kernel: int
-    stride: int
-    channels: Domain
-    weight: float
-    temporal_kernel: int = 1
-    temporal_stride: int = 1
+    kernel: Annotated[int, Key(keys.integer(odd=True), "side of the kernel", "pixels")]
+    stride: Annotated[int, Key(keys.integer(), "stride of the convolution")]
+    channels: Annotated[Domain, Key(keys.domain(), "output channels to choose from")]
+    weight: Annotated[float, Key(_WEIGHT, _WEIGHS, otherwise="1 where the next stage has stride 2, else 0")]
+    temporal_kernel: Annotated[int, Key(_TEMPORAL_KERNEL, "frames of the kernel; clips only")] = 1
+    temporal_stride: Annotated[int, Key(_TEMPORAL_STRIDE, "stride over frames; clips only")] = 1
 
 
 @dataclass(frozen=True)
@@ -205,22 +229,24 @@ class Stage:
     Of clips every ``k x k`` convolution has ``temporal_kernel`` (1 or 3) frames; both are given, not decided.
     """
 
-    block: str
-    stride: int
-    channels: Domain
-    mid: Domain
-    kernel: Domain
-    depth: Domain
-    weight: float
-    temporal_kernel: int = 1
-    temporal_stride: int = 1
+    block: Annotated[str, Key(keys.choice(FAMILIES), "family of the blocks")]
+    stride: Annotated[int, Key(keys.integer(among=(1, 2)), "stride of the first block")]
+    channels: Annotated[Domain, Key(keys.domain(), "output channels to choose from")]
+    mid: Annotated[Domain, Key(keys.domain(), "inner widths to choose from")]
+    kernel: Annotated[Domain, Key(keys.domain(odd=True), "sides of the k x k kernel to choose from", "pixels")]
+    depth: Annotated[Domain, Key(keys.domain(), "numbers of blocks to choose from")]
+    weight: Annotated[
+        float, Key(_WEIGHT, _WEIGHS, otherwise="8 for the last, 1 where the next stage has stride 2, else 0")
+    ]
+    temporal_kernel: Annotated[int, Key(_TEMPORAL_KERNEL, "frames of every k x k kernel; clips only")] = 1
+    temporal_stride: Annotated[int, Key(_TEMPORAL_STRIDE, "stride over frames of the first block; clips only")] = 1
 
 
 @dataclass(frozen=True)
 class Tail:
     """1x1 convolution, BN and activation after the last stage."""
 
-    channels: Domain
+    channels: Annotated[Domain, Key(keys.domain(), "output channels to choose from")]
 
 
 @dataclass(frozen=True)
@@ -448,59 +474,32 @@ class Spec:
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, source: str = "spec", sha256: str = "") -> Spec:
         """Build a spec from a parsed TOML table; raise :class:`InputError`."""
-        top = Reader(source, table, _SECTIONS)
+        top = Reader(source, table, KEYS)
         image = top.table("input", Input)
         stem = top.table("stem", Stem)
         stages = top.tables("stage", Stage)
-        strides = [stage.integer("stride", allowed=(1, 2)) for stage in stages]
+        strides = [stage.read("stride") for stage in stages]
         weights = default_weights(strides)
-        frames = image.integer("frames") if "frames" in image.values else None
-        tail = top.table("tail", Tail, optional=True)
-        budget = top.table("budget", Budget.keys(), optional=True)
+        frames = image.read("frames")
+        tail = top.table("tail", Tail) if "tail" in table else None
+        budget = top.table("budget", Budget, optional=True)
         device, own = _device(top)
-        objective = top.table("objective", ("depth_penalty", "entropy", "utility"), optional=True)
+        objective = top.table("objective", OBJECTIVE, optional=True)
         space = top.table("space", Space, optional=True)
+        for level in (stem, *stages):
+            refuse_temporal(level, frames)
         return cls(
-            name=top.text("name"),
-            convention=top.choice("convention", CONVENTIONS, default="paper"),
-            input=Input(
-                resolution=image.integer("resolution", least=1),
-                channels=image.integer("channels", least=1, default=3),
-                classes=image.integer("classes", least=0, default=1000),
-                frames=frames,
-            ),
-            budget=Budget(**own | {key: _limit(budget, key) for key in budget.values}),
-            objective=Objective(
-                objective.number("depth_penalty", least=0, default=10.0),
-                objective.number("entropy", least=0, default=1.0),
-                utility.read(objective),
-            ),
-            space=Space(
-                monotone=space.boolean("monotone", default=True),
-                growth=space.number("growth", positive=True, default=None),
-                mid_ratio=space.interval("mid_ratio", default=None),
-            ),
-            stem=Stem(
-                kernel=stem.integer("kernel", least=1, odd=True),
-                stride=stem.integer("stride", least=1),
-                channels=stem.domain("channels"),
-                weight=stem.number("weight", least=0, default=weights[0]),
-                **temporal(stem, frames, default=1),
-            ),
+            name=top.read("name"),
+            convention=top.read("convention"),
+            input=Input(**image.read_all()),
+            budget=Budget(**own | {key: budget.read(key) for key in budget.values}),
+            objective=Objective(objective.read("depth_penalty"), objective.read("entropy"), utility.read(objective)),
+            space=Space(**space.read_all()),
+            stem=Stem(**stem.read_all(weight=weights[0])),
             stages=tuple(
-                Stage(
-                    block=stage.choice("block", FAMILIES),
-                    stride=stride,
-                    channels=stage.domain("channels"),
-                    mid=stage.domain("mid"),
-                    kernel=stage.domain("kernel", odd=True),
-                    depth=stage.domain("depth"),
-                    weight=stage.number("weight", least=0, default=weight),
-                    **temporal(stage, frames, default=1),
-                )
-                for stage, stride, weight in zip(stages, strides, weights[1:], strict=True)
+                Stage(**stage.read_all(weight=weight)) for stage, weight in zip(stages, weights[1:], strict=True)
             ),
-            tail=Tail(tail.domain("channels")) if "tail" in table else None,
+            tail=None if tail is None else Tail(**tail.read_all()),
             device=device,
             source=source,
             sha256=sha256,
@@ -508,7 +507,7 @@ class Spec:
 
     def to_toml(self) -> str:
         """Write the spec as TOML text that :meth:`load` reads back to an equal spec."""
-        lines = [f"name = {_toml(self.name)}", f"convention = {_toml(self.convention)}"]
+        lines = [f"name = {toml_value(self.name)}", f"convention = {toml_value(self.convention)}"]
         sections: list[tuple[str, Any]] = [
             ("[input]", self.input),
             ("[budget]", self.budget),
@@ -528,7 +527,11 @@ class Spec:
             for key in Budget.keys() if section is self.budget else [item.name for item in fields(section)]:
                 value = getattr(section, key)
                 if value is not None and (self.input.frames is not None or key not in TEMPORAL):
-                    text = cost.COSTS[key].text(value) if key in cost.COSTS and section is self.budget else _toml(value)
+                    text = (
+                        cost.COSTS[key].text(value)
+                        if key in cost.COSTS and section is self.budget
+                        else toml_value(value)
+                    )
                     lines.append(f"{key} = {text}")
         if self.device is not None:
             lines += ["", *toml_lines("device", dataclasses.replace(self.device, sha256="").content())]
@@ -558,7 +561,7 @@ def toml_lines(name: str, content: Mapping[str, Any]) -> list[str]:
     lines = [f"[{name}]"] if name else []
     for key, value in content.items():
         if key not in tables:
-            lines.append(f'{key} = """\n{value}"""' if key == "table" else f"{key} = {_toml(value)}")
+            lines.append(f'{key} = """\n{value}"""' if key == "table" else f"{key} = {toml_value(value)}")
     for key, value in tables.items():
         path = key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key)
         lines += ["", *toml_lines(f"{name}.{path}" if name else path, value)]
@@ -570,7 +573,7 @@ def _device(top: Reader) -> tuple[Device | None, dict[str, float]]:
     if "device" not in top.values:
         return None, {}
     given = top.values["device"]
-    reader = Reader(top.source, given, _DEVICE, prefix="device.") if not isinstance(given, str) else top
+    reader = Reader(top.source, given, DEVICE, prefix="device.") if not isinstance(given, str) else top
     board = BOARDS[reader.choice("device", BOARDS)] if "device" in reader.values else None
     base = Device() if board is None else board.device
     path = reader.values.get("latency")
@@ -600,44 +603,80 @@ def _device(top: Reader) -> tuple[Device | None, dict[str, float]]:
     return device, limits
 
 
-def _limit(reader: Reader, key: str) -> float | None:
-    if key == "effectiveness":
-        return reader.number(key, positive=True)  # type: ignore[no-any-return]
-    limit = cost.COSTS[key].limit(reader.values[key])
-    if limit is None:
-        raise reader.fail(key, cost.COSTS[key].allowed)
-    return limit
+def _limit(key: str) -> keys.Value:
+    """The value of a budget's key, in the unit of its cost."""
+    limited = cost.COSTS[key]
+
+    def schema() -> dict[str, Any]:
+        written = {"type": "string", "pattern": limited.pattern}
+        bare = keys.number(positive=True).schema()
+        return bare if not limited.units else written if limited.step > 1 else {"anyOf": [bare, written]}
+
+    return keys.Value(limited.allowed, lambda value: limited.limit(value) is not None, schema, convert=limited.limit)
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
+    """A text, boolean, number or list in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         # JSON's escapes are TOML's too, but for DEL, which TOML wants escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return repr(value)
 
 
-TEMPORAL = {"temporal_kernel": (1, 3), "temporal_stride": (1, 2)}
-"""Keys that only the stem and the stages of a network for clips have, and the values that they may have."""
-
 _NEEDS_FRAMES = "needs input.frames; must be left out for images"
 
-_SECTIONS = ("name", "convention", "input", "budget", "device", "objective", "space", "stem", "stage", "tail")
+OBJECTIVE = {
+    **keys.keys_of(Objective),
+    "utility": Key(keys.tables(keys.table(Utility, least=2)), "what choices are worth by themselves", default=()),
+}
 
-_DEVICE = ("device", *(item.name for item in fields(Device) if item.name != "sha256"), "interpolate")
+DEVICE = {
+    "device": Key(
+        keys.choice(BOARDS), "a board: its layout of memory, and as budgets its memory and flash", default=None
+    ),
+    **keys.keys_of(Device),
+    "latency": Key(
+        keys.either(keys.text(), keys.table(LATENCY)),
+        "times of layers: a device.toml, or what such a file has",
+        default=None,
+    ),
+    "interpolate": Key(keys.boolean(), "fill what a table of times lacks between its rows", default=False),
+}
+
+KEYS: Mapping[str, Key] = {
+    "name": Key(keys.text(), "name of the spec and of its designs"),
+    "convention": Key(keys.choice(CONVENTIONS), "whose formulas", default=Spec.convention),
+    "input": Key(keys.table(Input), "what the network takes and puts out"),
+    "budget": Key(keys.table(Budget), "upper limits; each may be left out", default=None),
+    "device": Key(
+        keys.either(keys.choice(BOARDS), keys.table(DEVICE)),
+        "what the network is for: a board, or a table",
+        default=None,
+    ),
+    "objective": Key(keys.table(OBJECTIVE), "what is maximised", default=None),
+    "space": Key(keys.table(Space), "rules on neighbouring choices", default=None),
+    "stem": Key(keys.table(Stem), "first convolution"),
+    "stage": Key(keys.tables(keys.table(Stage)), "residual blocks, stage by stage"),
+    "tail": Key(keys.table(Tail), "1x1 convolution after the last stage; none without it", default=None),
+}
+"""The keys of a spec.toml, with those of its tables."""
 
 
-def temporal(reader: Reader, frames: int | None, *, default: int = REQUIRED) -> dict[str, int]:
-    """The keys of :data:`TEMPORAL` of a stem or a stage, none without ``frames``; raise :class:`InputError`."""
-    if frames is not None:
-        return {key: reader.integer(key, allowed=allowed, default=default) for key, allowed in TEMPORAL.items()}
+def refuse_temporal(reader: Reader, frames: int | None) -> None:
+    """Raise :class:`InputError` for the keys of :data:`TEMPORAL` where there are no frames."""
     for key in TEMPORAL:
-        if key in reader.values:
+        if frames is None and key in reader.values:
             raise reader.error(key, _NEEDS_FRAMES)
-    return {}
+
+
+def temporal(reader: Reader, frames: int | None) -> dict[str, int]:
+    """The keys of :data:`TEMPORAL` of a stem or a stage, none without ``frames``; raise :class:`InputError`."""
+    refuse_temporal(reader, frames)
+    return {} if frames is None else {key: reader.integer(key, allowed=among) for key, among in TEMPORAL.items()}
 
 
 def _check(spec: Spec) -> None:

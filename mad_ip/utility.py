@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mad_ip import keys
 from mad_ip.errors import InputError
 from mad_ip.files import finite
+from mad_ip.keys import Key
 from mad_ip.reader import Reader
 
 __all__ = ["AXES", "LARGEST", "Axis", "Term", "Utility", "check", "magnitude", "read", "toml"]
@@ -64,15 +66,24 @@ class Term:
         return {key: value for key in _SMOOTH if (value := getattr(self, key)) != 0}
 
 
+_TERM = keys.either(
+    keys.each(f"^({'|'.join(_SMOOTH)})$", keys.number(), f"of {', '.join(_SMOOTH)}, factors of ln x, x and x^2"),
+    keys.each("^[1-9][0-9]*$", keys.number(), "value of the domain, all of them"),
+)
+
+
 @dataclass(frozen=True)
 class Utility:
     """What the choices of one part of the network are worth; ``stage`` is a number from 1, ``"stem"`` or ``"tail"``."""
 
-    stage: int | str
-    channels: Term | None = None
-    mid: Term | None = None
-    kernel: Term | None = None
-    depth: Term | None = None
+    stage: Annotated[
+        int | str,
+        Key(keys.either(keys.integer(), keys.choice(("stem", "tail"))), "whose choices: a stage by its number"),
+    ]
+    channels: Annotated[Term | None, Key(_TERM, "what output channels are worth")] = None
+    mid: Annotated[Term | None, Key(_TERM, "what inner widths are worth; stages only")] = None
+    kernel: Annotated[Term | None, Key(_TERM, "what kernels are worth; stages only")] = None
+    depth: Annotated[Term | None, Key(_TERM, "what numbers of blocks are worth; stages only")] = None
 
     @property
     def terms(self) -> Iterator[tuple[str, Term]]:

@@ -5,18 +5,21 @@ Symbols (docs/mlp.md): ``L`` linear layers; ``w_1`` features, ``w_2 .. w_L`` hid
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from mad_ip import keys
 from mad_ip.errors import InputError
 from mad_ip.files import read_toml
+from mad_ip.keys import Key
 from mad_ip.reader import Reader
 from mad_ip.spec import Budget, Domain
 
-__all__ = ["BUDGETS", "KIND", "Input", "MlpSpec", "Space"]
+__all__ = ["BUDGETS", "KEYS", "KIND", "Input", "MlpSpec", "Space"]
 
 KIND = "mlp"
 
@@ -35,16 +38,16 @@ _CHOICES = 1024
 class Input:
     """``features`` is ``w_1``, ``classes`` is ``w_{L+1}``."""
 
-    features: int
-    classes: int
+    features: Annotated[int, Key(keys.integer(), "inputs of the first layer")]
+    classes: Annotated[int, Key(keys.integer(), "outputs of the last layer")]
 
 
 @dataclass(frozen=True)
 class Space:
     """``widths`` of every hidden layer; ``depth`` is the number ``L`` of linear layers, 1 for none hidden."""
 
-    widths: Domain
-    depth: Domain
+    widths: Annotated[Domain, Key(keys.domain(), "hidden widths to choose from, the same for every layer")]
+    depth: Annotated[Domain, Key(keys.domain(), "numbers of linear layers to choose from; 1: none hidden")]
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,28 @@ class MlpSpec:
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, source: str = "spec", sha256: str = "") -> MlpSpec:
         """Build a spec from a parsed TOML table; raise :class:`InputError`."""
-        top = Reader(source, table, ("kind", "name", "input", "budget", "space"))
-        top.choice("kind", (KIND,))
+        top = Reader(source, table, KEYS)
+        top.read("kind")
         ends = top.table("input", Input)
-        budget = top.table("budget", BUDGETS, optional=True)
+        budget = top.table("budget", _BUDGET, optional=True)
         space = top.table("space", Space)
         return cls(
-            name=top.text("name"),
-            input=Input(ends.integer("features"), ends.integer("classes")),
-            space=Space(space.domain("widths"), space.domain("depth")),
-            budget=Budget(**{key: budget.number(key, positive=True, default=None) for key in BUDGETS}),
+            name=top.read("name"),
+            input=Input(**ends.read_all()),
+            space=Space(**space.read_all()),
+            budget=Budget(**budget.read_all()),
             source=source,
             sha256=sha256,
         )
+
+
+_BUDGET = {key: dataclasses.replace(Budget.declared()[key], value=keys.number(positive=True)) for key in BUDGETS}
+
+KEYS: Mapping[str, Key] = {
+    "kind": Key(keys.choice((KIND,)), "a multilayer perceptron"),
+    "name": Key(keys.text(), "name of the spec and of its designs"),
+    "input": Key(keys.table(Input), "both ends of the network"),
+    "budget": Key(keys.table(_BUDGET), "upper limits; each may be left out", default=None),
+    "space": Key(keys.table(Space), "what is chosen"),
+}
+"""The keys of a spec.toml of this kind, with those of its tables."""

@@ -34,7 +34,7 @@ from mad_ip.errors import InputError
 from mad_ip.networks.measure import evaluating
 from mad_ip.scoring import Score, of_path
 
-__all__ = ["POOLINGS", "PRODUCTS", "SUMS", "load", "score"]
+__all__ = ["POOLINGS", "PRODUCTS", "SUMS", "load", "score", "survey"]
 
 _COSTS = ("aten.convolution", "aten.addmm", "aten.mm")
 SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
@@ -163,6 +163,37 @@ def score(
     Learnable numbers are all parameters, MACs what torch's own counter reports / 2. Raises :class:`InputError` with
     one sentence when something combines features in a way that has no place in the entropy of a network.
     """
+    traced = _trace(module, name, resolution, image_channels)
+    tracer = _Tracer(name, traced.graph, traced.weights)
+    return of_path(name, _levels(tracer), convention=convention, gated=tracer.gated, **traced.facts)
+
+
+def survey(module: nn.Module, *, name: str, resolution: int = 224) -> tuple[Score, int]:
+    """A module's cost, and its convolutions resolution by resolution, with the number of its classes.
+
+    These are the main path's where :func:`score` finds it, else all convolutions of more than one pixel: the entropies
+    of such a score mean nothing. Raises :class:`InputError` when the module cannot be traced at all.
+    """
+    traced = _trace(module, name, resolution, None)
+    try:
+        tracer = _Tracer(name, traced.graph, traced.weights)
+        path, gated = _levels(tracer), tracer.gated
+    except InputError:
+        path, gated = _resolutions(name, traced.graph)
+    return of_path(name, path, convention="paper", gated=gated, **traced.facts), traced.classes
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """The operations of a module, the names of its weights, what it costs at which input, and its outputs."""
+
+    graph: fx.Graph
+    weights: list[str]
+    facts: dict[str, int]
+    classes: int
+
+
+def _trace(module: nn.Module, name: str, resolution: int, image_channels: int | None) -> _Trace:
     if image_channels is None:
         image_channels, _ = _input_size(module)
     counter = FlopCounterMode(display=False)
@@ -184,17 +215,35 @@ def score(
     for operation in counter.get_flop_counts()["Global"]:
         if str(operation) not in _COSTS:
             raise InputError(f"{name}: spends MACs in {operation}, which is neither a convolution nor a linear layer")
-    tracer = _Tracer(name, graph, list(weights))
-    return of_path(
-        name,
-        _levels(tracer),
-        convention=convention,
-        resolution=resolution,
-        image_channels=image_channels,
-        macs=counter.get_total_flops() // 2,
-        params=sum(parameter.numel() for parameter in module.parameters()),
-        gated=tracer.gated,
-    )
+    facts = {
+        "resolution": resolution,
+        "image_channels": image_channels,
+        "macs": counter.get_total_flops() // 2,
+        "params": sum(parameter.numel() for parameter in module.parameters()),
+    }
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    ends = [node.meta["val"] for node in output.all_input_nodes]
+    classes = int(ends[0].shape[1]) if len(ends) == 1 and ends[0].ndim == 2 else 0
+    return _Trace(graph, list(weights), facts, classes)
+
+
+def _resolutions(name: str, graph: fx.Graph) -> tuple[list[list[Layer]], bool]:
+    """All convolutions of more than one pixel, by falling resolution, and whether there are others: those of gates."""
+    layers = []
+    for node in graph.nodes:
+        if str(node.target).startswith("aten.convolution."):
+            before, weight, after = (part.meta["val"].shape for part in (*node.args[:2], node))
+            groups = before[1] // weight[1]
+            stride = max(1, before[-1] // after[-1])
+            size = after[-1] * stride
+            layers.append(
+                Layer("main", before[1], after[1], max(weight[2:]), size, stride, groups=groups, counted=True)
+            )
+    kept = [layer for layer in layers if layer.out_size > 1]
+    if not kept:
+        raise InputError(f"{name}: has no convolution of more than one pixel")
+    sizes = sorted({layer.out_size for layer in kept}, reverse=True)
+    return [[layer for layer in kept if layer.out_size == size] for size in sizes], len(kept) < len(layers)
 
 
 class _Tracer:
