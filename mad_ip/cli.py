@@ -488,7 +488,7 @@ def init(
         str | None,
         typer.Option(
             metavar="NETWORK",
-            help="Take strides, family, input and costs of a design.json, torchvision:NAME, timm:NAME or FILE.py:FACTORY.",
+            help="Strides, family, input and costs of a design.json, torchvision:NAME, timm:NAME or FILE.py:FACTORY.",
         ),
     ] = None,
     device: Annotated[
@@ -496,7 +496,8 @@ def init(
         typer.Option(metavar="NAME|FILE", help="A board, whose memory and flash are budgets, or a device.toml."),
     ] = None,
     effectiveness: Annotated[
-        float | None, typer.Option(help="Limit on rho (default: the first from 0.3 on with which a budget is spent).")
+        float | None,
+        typer.Option(help="Limit on rho (default: 0.3, 0.5 for inverted blocks, more where no design has that)."),
     ] = None,
     activation: Annotated[str | None, typer.Option(help='Peak of live activations, as "256 kB".')] = None,
     flash: Annotated[str | None, typer.Option(help='Flash, as "1 MB".')] = None,
@@ -528,8 +529,16 @@ def init(
         family = typer.prompt("Family of blocks (basic, bottleneck, inverted, inverted_se)", family or start.FAMILY)
         budget["macs"] = typer.prompt("Multiply-accumulates of an image", "600e6", type=float)
         budget["params"] = typer.prompt("Parameters", "5e6", type=float)
-    asked = {"resolution": resolution, "family": family, "classes": classes, "name": name}
-    text = start.first(target or Path("spec.toml"), budget, like=like, device=device, **asked)
+    text = start.first(
+        target or Path("spec.toml"),
+        budget,
+        like=like,
+        device=device,
+        resolution=resolution,
+        family=family,
+        classes=classes,
+        name=name,
+    )
     if target is None:
         sys.stdout.write(text)
         return

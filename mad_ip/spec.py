@@ -527,12 +527,8 @@ class Spec:
             for key in Budget.keys() if section is self.budget else [item.name for item in fields(section)]:
                 value = getattr(section, key)
                 if value is not None and (self.input.frames is not None or key not in TEMPORAL):
-                    text = (
-                        cost.COSTS[key].text(value)
-                        if key in cost.COSTS and section is self.budget
-                        else toml_value(value)
-                    )
-                    lines.append(f"{key} = {text}")
+                    limit = section is self.budget and key in cost.COSTS
+                    lines.append(f"{key} = {cost.COSTS[key].text(value) if limit else toml_value(value)}")
         if self.device is not None:
             lines += ["", *toml_lines("device", dataclasses.replace(self.device, sha256="").content())]
         return "\n".join(lines) + "\n"

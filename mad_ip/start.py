@@ -25,14 +25,11 @@ __all__ = ["CLASSES", "FAMILY", "RESOLUTION", "Frame", "around", "commented", "f
 RESOLUTION, CLASSES, FAMILY = 224, 1000, "inverted"
 """What is taken where nothing is asked for."""
 
-_STEP = 8
-"""Widths are multiples of it, as accelerators like them."""
+_STEPS = (8, 4)
+"""Widths are multiples of the first, as accelerators like them; of the second in networks of few MACs."""
 
 _LIMITS = (0.3, 0.5, 0.8, 1.2, 2.0, 3.0, 5.0)
 """Limits on the effectiveness, from the paper's on."""
-
-_SPENT = 0.95
-"""Share of a budget that counts as all of it."""
 
 _SMALLEST_MAP = 8
 """Pixels of a side from which on a map is not halved any more."""
@@ -42,6 +39,10 @@ _HALVINGS = 5
 
 _LARGE = 10e6
 """Parameters from which on stages are as wide and as deep as those of the zoo's large networks."""
+
+
+_READABLE = 10_000
+"""Numbers up to here need no underscores."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,9 @@ def first(
         # Names the boards where it is none.
         Device.named(device)
         device = os.path.relpath(device, path.parent)
-    table = reachable(table_of(given, budget, device), str(path), given.family)
+    table = reachable(given, budget, device, str(path))
     origin = "budgets" if like is None else like
-    return commented(
-        table, f"A first spec, from {origin}. docs/spec.md has every key. Solve it with: mad-ip solve {path}"
-    )
+    return commented(table, f"A first spec, from {origin}; docs/spec.md has every key. mad-ip solve {path} solves it.")
 
 
 def frame(name: str, family: str, resolution: int, classes: int) -> Frame:
@@ -205,16 +204,19 @@ def _like_design(path: str, resolution: int | None, family: str | None) -> tuple
     return given, {"macs": measured.macs, "params": measured.params}
 
 
-def table_of(given: Frame, budget: Mapping[str, Any], device: str | None = None) -> dict[str, Any]:
+def table_of(
+    given: Frame, budget: Mapping[str, Any], device: str | None = None, step: int = _STEPS[0]
+) -> dict[str, Any]:
     """The parsed spec.toml of a frame within budgets, by their keys; those that are ``None`` are left out.
 
-    ``device`` is the name of a board, or the path of a device.toml from where the spec.toml is.
+    ``device`` is the name of a board, or the path of a device.toml from where the spec.toml is. Widths are multiples of
+    ``step``; with finer ones the largest is smaller.
     """
     grid = _GRIDS[given.family]
     large = (budget.get("params") or math.inf) > _LARGE
 
     def widths(most: int) -> dict[str, int]:
-        return {"min": _STEP, "max": most, "step": _STEP}
+        return {"min": step, "max": most * step // _STEPS[0], "step": step}
 
     size = given.resolution // given.stem_stride
     stages = []
@@ -246,60 +248,57 @@ def table_of(given: Frame, budget: Mapping[str, Any], device: str | None = None)
     return _ordered(table, KEYS)
 
 
-def reachable(table: Mapping[str, Any], source: str, family: str) -> dict[str, Any]:
-    """The table with a limit on the effectiveness: the first with which a good design spends all of some budget.
+def reachable(given: Frame, budget: Mapping[str, Any], device: str | None, source: str) -> dict[str, Any]:
+    """The parsed spec.toml of a frame, as :func:`table_of` makes it, of which a search finds a design.
 
-    The limits tried begin with what suits the family; one that the table has stays. Paths in the table are relative to
-    the folder of ``source``. Raises :class:`InputError` when a value of the table is not allowed, when a budget is less
-    than any architecture takes, and when a search finds no design within all of them.
+    It has the first limit on the effectiveness that allows one, from what suits the family on, unless the budget names
+    a limit; and widths in steps of 8, of 4 where networks of multiples of 8 are too large. Raises :class:`InputError`
+    when a value is not allowed, and when no design is found.
     """
-    budget = table.get("budget", {})
     own = budget.get("effectiveness")
-    limits = [own] if own is not None else [limit for limit in _LIMITS if limit >= _GRIDS[family].effectiveness]
-    best: dict[str, Any] | None = None
-    for limit in limits:
-        tried = {**table, "budget": _ordered({**budget, "effectiveness": limit}, Budget.keys())}
-        spec = Spec.from_table(tried, source=source)
-        if limit == limits[0]:
-            _require_each(spec)
-        share = _spent(spec)
-        if share is not None:
-            best = best or tried
-            if share >= _SPENT:
-                return tried
-    if best is None:
-        from mad_ip.solve import explain
-
-        raise InputError(explain(spec))
-    return best
+    limits = [own] if own is not None else [limit for limit in _LIMITS if limit >= _GRIDS[given.family].effectiveness]
+    for step in _STEPS:
+        for limit in limits:
+            table = table_of(given, {**budget, "effectiveness": limit}, device, step)
+            spec = Spec.from_table(table, source=source)
+            excess = _excess(spec)
+            if excess:
+                break
+            if _has_design(spec):
+                return table
+    within = ", ".join(f"budget.{key}" for key in spec.budget.given)
+    raise InputError(excess or f"{source}: no network of this form is found within {within}; one must be larger")
 
 
-def _require_each(spec: Spec) -> None:
-    """Raise :class:`InputError` for a budget that no architecture meets, whatever it takes of the others."""
+def _excess(spec: Spec) -> str:
+    """What is said of a budget that no architecture meets, whatever it takes of the others.
+
+    The least of a sum is exact; that of a maximum is taken to be the narrowest network's.
+    """
+    import numpy as np
+
     from mad_ip.decomposition.least import least
+    from mad_ip.search import Population
     from mad_ip.solve import amount
 
+    population = Population(spec)
+    narrowest = population.measure(np.zeros_like(population.sizes)[None]).spent
     for key, limit in spec.budget.limits:
-        smallest = least(spec, key)
+        smallest = least(spec, key) if key in spec.budget.sums else int(narrowest[key][0])
         if smallest > limit:
-            raise InputError(
+            return (
                 f"{spec.source}: budget.{key} = {amount(key, limit)}: no network of this form takes less than "
                 f"{amount(key, smallest)}; must be at least that"
             )
+    return ""
 
 
-def _spent(spec: Spec) -> float | None:
-    """The largest share of a budget that a good design spends; ``None`` where a search found no design."""
-    from mad_ip import decomposition, search
+def _has_design(spec: Spec) -> bool:
+    from mad_ip import decomposition
     from mad_ip.lagrangian.workers import threads
 
     with threads(1) as workers:
-        found = decomposition.optimise(spec, workers, gap=math.inf, most=0)
-    if not found.paths:
-        return None
-    population = search.Population(spec)
-    spent = population.measure(population.row(found.paths[0])[None]).spent
-    return max((float(spent[key][0]) / limit for key, limit in spec.budget.limits), default=1.0)
+        return bool(decomposition.optimise(spec, workers, gap=math.inf, most=0).paths)
 
 
 def _ordered(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -333,7 +332,7 @@ def _lines(table: Mapping[str, Any], keys: Mapping[str, Key]) -> Iterator[str]:
 
 
 def _comment(sentence: str) -> list[str]:
-    return textwrap.wrap(sentence, 110, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+    return textwrap.wrap(sentence[0].upper() + sentence[1:], 118, initial_indent="# ", subsequent_indent="# ")
 
 
 def _value(value: Any) -> str:
@@ -341,5 +340,5 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer():
-        return f"{int(value):_}"
+        return f"{int(value):_}" if abs(value) >= _READABLE else str(int(value))
     return toml_value(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mad_ip import keys
 from mad_ip.device import LATENCY, Rate
 from mad_ip.keys import Key, Record
-from mad_ip.mlp.spec import KEYS as MLP_KEYS
+from mad_ip.mlp import spec as mlp
 from mad_ip.spec import DEVICE, KEYS, OBJECTIVE, Budget, Input, Space, Stage, Stem, Tail
 from mad_ip.utility import Utility
 from tools.markdown import rewrite, table
@@ -31,7 +31,9 @@ SECTIONS: Mapping[str, Record] = {
     "stage": Stage,
     "tail": Tail,
     "range": keys.RANGE,
-    "mlp": MLP_KEYS,
+    "mlp": mlp.KEYS,
+    "mlp-input": mlp.Input,
+    "mlp-space": mlp.Space,
 }
 """The tables of a spec.toml, by the names of their places in the document."""
 
@@ -55,7 +57,7 @@ def _default(key: Key) -> str:
         return "**required**"
     if key.otherwise:
         return key.otherwise
-    if key.default in (None, ()):
+    if key.default in (None, (), ""):
         return "none"
     return f"`{str(key.default).lower() if isinstance(key.default, bool) else key.default}`"
 
