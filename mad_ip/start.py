@@ -136,9 +136,9 @@ def frame(name: str, family: str, resolution: int, classes: int) -> Frame:
         )
     stem = number >= _HALVINGS - 1
     # One stage at the stem's own resolution for blocks that are cheap there, and two at the last but one.
-    first = () if stem and family in ("basic", "bottleneck") else (1,)
+    opening = () if stem and family in ("basic", "bottleneck") else (1,)
     halved = (2,) * (number - stem)
-    strides = (*first, *halved[:-1], 1, *halved[-1:]) if len(halved) > 2 else (*first, *halved)
+    strides = (*opening, *halved[:-1], 1, *halved[-1:]) if len(halved) > 2 else (*opening, *halved)
     return Frame(name, family, resolution, 1 + stem, strides, _GRIDS[family].tail, classes=classes)
 
 
@@ -244,7 +244,7 @@ def table_of(
     if device is not None:
         table["device"] = device if device in BOARDS else {"latency": device}
     if given.tail:
-        table["tail"] = {"channels": {"min": 256, "max": 2048, "step": 64}}
+        table["tail"] = {"channels": {"min": 64, "max": 2048, "step": 64}}
     return _ordered(table, KEYS)
 
 
@@ -279,13 +279,14 @@ def _excess(spec: Spec) -> str:
 
     from mad_ip.decomposition.least import least
     from mad_ip.search import Population
-    from mad_ip.solve import amount
 
     population = Population(spec)
     narrowest = population.measure(np.zeros_like(population.sizes)[None]).spent
     for key, limit in spec.budget.limits:
         smallest = least(spec, key) if key in spec.budget.sums else int(narrowest[key][0])
         if smallest > limit:
+            from mad_ip.solve import amount
+
             return (
                 f"{spec.source}: budget.{key} = {amount(key, limit)}: no network of this form takes less than "
                 f"{amount(key, smallest)}; must be at least that"
