@@ -22,7 +22,7 @@ from mad_ip import cost, keys, utility
 from mad_ip.cost import Cost
 from mad_ip.device import BOARDS, LATENCY, Affine, Device, Lookup
 from mad_ip.errors import InputError
-from mad_ip.files import finite, read_toml
+from mad_ip.files import finite, read_toml, write_atomically
 from mad_ip.keys import Key
 from mad_ip.reader import Reader
 from mad_ip.utility import Term, Utility
@@ -505,6 +505,19 @@ class Spec:
             sha256=sha256,
         )
 
+    @classmethod
+    def create(cls, name: str, *, stages: Iterable[Mapping[str, Any]], **tables: Any) -> Spec:
+        """Build a spec in code from what a spec.toml has, with all defaults and checks of the reader.
+
+        ``stages`` are its tables [[stage]], ``tables`` the others by name: ``input={"resolution": 224}``. Ranges and
+        tuples may stand for lists. Raise :class:`InputError` that names the key.
+        """
+        return cls.from_table({"name": name, "stage": _plain(list(stages)), **_plain(tables)})
+
+    def save(self, path: pathlib.Path | str) -> None:
+        """Write spec.toml atomically; raise :class:`InputError` when the place cannot be written."""
+        write_atomically(path, self.to_toml().encode())
+
     def to_toml(self) -> str:
         """Write the spec as TOML text that :meth:`load` reads back to an equal spec."""
         lines = [f"name = {toml_value(self.name)}", f"convention = {toml_value(self.convention)}"]
@@ -599,6 +612,13 @@ def _device(top: Reader) -> tuple[Device | None, dict[str, float]]:
     return device, limits
 
 
+def _plain(value: Any) -> Any:
+    """With lists where there are tuples and ranges."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple | range) else value
+
+
 def _limit(key: str) -> keys.Value:
     """The value of a budget's key, in the unit of its cost."""
     limited = cost.COSTS[key]
@@ -675,8 +695,30 @@ def temporal(reader: Reader, frames: int | None) -> dict[str, int]:
     return {} if frames is None else {key: reader.integer(key, allowed=among) for key, among in TEMPORAL.items()}
 
 
+def _check_values(spec: Spec) -> None:
+    """What the reader checks of every key, of a spec that is built in code."""
+    if spec.convention not in CONVENTIONS or not isinstance(spec.name, str) or not spec.name.strip() or not spec.stages:
+        Reader(spec.source, {"name": spec.name, "convention": spec.convention}, None).choice("convention", CONVENTIONS)
+        raise InputError(f"{spec.source}: name = {spec.name!r}: must be a text that is not empty, with stages")
+    parts: list[tuple[str, Any]] = [("input", spec.input), ("space", spec.space), ("stem", spec.stem)]
+    parts += [(f"stage[{number}]", stage) for number, stage in enumerate(spec.stages, start=1)]
+    parts += [] if spec.tail is None else [("tail", spec.tail)]
+    for name, part in parts:
+        for key, declared in keys.keys_of(type(part)).items():
+            value = getattr(part, key)
+            if value is not None or declared.default is not None:
+                given = list(value) if isinstance(value, tuple) else value
+                read = Reader(spec.source, {key: given}, None, prefix=f"{name}.").value(key, declared.value)
+                if read != value:
+                    raise InputError(f"{spec.source}: {name}.{key} = {value!r}: must be a tuple of ascending values")
+    for key, limit in spec.budget.given.items():
+        if not (finite(limit) and limit > 0):
+            raise InputError(f"{spec.source}: budget.{key} = {limit!r}: must be a finite number greater than 0")
+
+
 def _check(spec: Spec) -> None:
     """Checks across keys: strides against the resolution, kernels against feature maps, rules that empty a stage."""
+    _check_values(spec)
     size = spec.input.resolution
     if spec.stem.kernel > size:
         raise InputError(

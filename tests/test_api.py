@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mad_ip
 from mad_ip.errors import InputError
+from mad_ip.spec import Budget, Space
 
 ROOT = Path(__file__).parents[1]
 TOY = ROOT / "models" / "toy" / "spec.toml"
@@ -51,6 +55,69 @@ def test_solve_sweep_show(tmp_path: Path) -> None:
     assert list(frame["status"]) == ["optimal", "optimal"]
     assert frame["score"].iloc[1] == front.points[1].design.metrics.score
     assert "optimal" in front._repr_html_()
+
+
+STAGE = {
+    "block": "bottleneck",
+    "stride": 2,
+    "channels": range(32, 129, 32),
+    "mid": (8, 16),
+    "kernel": 3,
+    "depth": [1, 2],
+}
+TABLES: dict[str, Any] = {
+    "input": {"resolution": 32, "classes": 10},
+    "budget": {"macs": 20e6, "effectiveness": 0.9},
+    "stem": {"kernel": 3, "stride": 1, "channels": 16},
+}
+
+
+def test_a_spec_built_in_code(tmp_path: Path) -> None:
+    spec = mad_ip.Spec.create("coded", stages=[STAGE, STAGE], **TABLES)
+    assert spec.stages[0].channels == (32, 64, 96, 128)
+    # The defaults of a file.
+    assert [stage.weight for stage in spec.stages] == [1, 8]
+    spec.save(tmp_path / "spec.toml")
+    again = mad_ip.Spec.load(tmp_path / "spec.toml")
+    assert again == spec
+    assert again.sha256 == spec.sha256
+    assert mad_ip.solve(spec).spec_sha256 == again.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stages": [STAGE | {"block": "conv"}]}, r"stage\[1\]\.block = 'conv': must be one of basic"),
+        ({"stages": [STAGE | {"depth": ()}]}, r"stage\[1\]\.depth = \[\]: must be a list of at least one integer"),
+        ({"stages": []}, "stage"),
+        ({"input": {"resolution": 33}}, "does not divide"),
+        ({"budget": {"macs": -1}}, r"budget\.macs = -1: must be a finite number greater than 0"),
+        ({"spaces": {}}, "spaces"),
+    ],
+)
+def test_wrong_specs_in_code(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        mad_ip.Spec.create("wrong", **{"stages": [STAGE], **TABLES, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda spec: {"stem": dataclasses.replace(spec.stem, kernel=4)}, r"stem\.kernel = 4: must be an odd integer"),
+        (lambda spec: {"stem": dataclasses.replace(spec.stem, channels=(32, 16))}, "a tuple of ascending values"),
+        (lambda spec: {"stages": (dataclasses.replace(spec.stages[0], block="x"),)}, r"stage\[1\]\.block = 'x'"),
+        (lambda spec: {"stages": (dataclasses.replace(spec.stages[0], mid=(0,)),)}, r"stage\[1\]\.mid = \[0\]"),
+        (lambda spec: {"stages": ()}, "with stages"),
+        (lambda spec: {"name": " "}, "name = ' '"),
+        (lambda spec: {"convention": "mine"}, "convention = 'mine': must be one of paper, tinynas"),
+        (lambda spec: {"budget": Budget(macs=math.nan)}, r"budget\.macs = nan"),
+        (lambda spec: {"space": Space(mid_ratio=(1.0, 0.5))}, r"space\.mid_ratio"),
+    ],
+)
+def test_wrong_parts_in_code(change: Any, said: str) -> None:
+    spec = mad_ip.Spec.load(TOY)
+    with pytest.raises(InputError, match=said):
+        dataclasses.replace(spec, **change(spec), sha256="")
 
 
 def test_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
