@@ -1,7 +1,7 @@
 """What one more unit of a budget is worth at an architecture, by the multipliers of the relaxation around it.
 
-The multipliers are those of the dual bound over the architectures with the same depths and a part of the other choices,
-among them the architecture's own and those next to them. To first order the bound grows by a multiplier for every unit
+The multipliers are those of the dual bound over the architectures with as many blocks, by a part of the widths, among
+them the architecture's own and those next to them. To first order the bound grows by a multiplier for every unit
 of its budget (docs/fronts.md); what optima do is not smooth, and neighbouring optima say that.
 """
 
@@ -16,13 +16,11 @@ import numpy as np
 from mad_ip.lagrangian.box import AXES, Box, whole
 from mad_ip.lagrangian.dual import minimise
 from mad_ip.lagrangian.program import relaxed
+from mad_ip.lagrangian.tree import THIN
 from mad_ip.lagrangian.workers import relaxation
 from mad_ip.spec import Domain, Path, Spec
 
 __all__ = ["multipliers"]
-
-_VALUES = 24
-"""Values of a choice that the relaxation has."""
 
 
 def multipliers(spec: Spec, path: Path, largest: Spec | None = None) -> dict[str, float]:
@@ -49,21 +47,26 @@ def multipliers(spec: Spec, path: Path, largest: Spec | None = None) -> dict[str
 
 
 def _around(spec: Spec, path: Path) -> Box:
-    """The architectures with the depths of a path, and about so many values of every other choice."""
+    """Architectures with as many blocks as a path, by a part of the widths, among them its own and those next to them.
+
+    With the number of blocks fixed the bound is near to the optimum, and without the very depths its prices are what
+    more of a budget may buy.
+    """
     box = whole(spec)
+    thin = box.thinned(THIN)
+    total = sum(path[s].depth for s in box.penalised)
     domains: dict[str, Any] = {
         axis: tuple(
-            (choice[position],) if axis == "depth" else _part(domain, choice[position])
-            for domain, choice in zip(getattr(box, axis), path, strict=True)
+            _with(part, full, choice[position])
+            for part, full, choice in zip(getattr(thin, axis), getattr(box, axis), path, strict=True)
         )
         for position, axis in enumerate(AXES)
     }
-    return dataclasses.replace(box, **domains)
+    found = dataclasses.replace(box, **domains)
+    return dataclasses.replace(found, first=total, last=total) if box.penalised else found
 
 
-def _part(domain: Domain, value: int) -> Domain:
-    """Some values of a domain, from a quarter of one of them to four times it, and its neighbours."""
-    near = [other for other in domain if value / 4 <= other <= value * 4]
-    at = domain.index(value)
-    step = max(1, len(near) // _VALUES)
-    return tuple(sorted({*near[::step], *domain[max(0, at - 1) : at + 2]}))
+def _with(part: Domain, full: Domain, value: int) -> Domain:
+    """A part of a domain with a value and its neighbours."""
+    at = full.index(value)
+    return tuple(sorted({*part, *full[max(0, at - 1) : at + 2]}))
