@@ -386,7 +386,7 @@ def test_the_command_writes_the_page_and_refuses_other_places(
         f"mad-ip: --html = {tmp_path / 'none' / 'out.html'}: its folder does not exist; an existing folder is needed\n"
     )
     assert "would take the place of another file" in run("show", design, "--html", design)
-    assert "--device, --json and --html are for a design.json" in run("show", TOY, "--html", out)
+    assert "--device, --spec, --html and --explain are for a design.json" in run("show", TOY, "--html", out)
     # The budgets of a board in the place of the spec's, and a design.json beside which there is no spec.
     run("show", MODELS / "published" / "deepmad-r18.json", "--html", out, "--device", "stm32h743")
     assert re.search(r"1,028,608 bytes of 512,000 bytes", out.read_text())

@@ -31,6 +31,7 @@ from mad_ip.lagrangian.program import Bound
 from mad_ip.lagrangian.tree import Examined, Node, Task, Tree, branch_and_bound
 from mad_ip.lagrangian.workers import Problem, Workers, cluster, relaxation, threads
 from mad_ip.spec import Spec
+from mad_ip.sweep import sweep, table
 
 ZOO = Path(__file__).parents[1] / "models"
 
@@ -194,6 +195,11 @@ def test_a_killed_worker_of_a_cluster_costs_its_tasks_only(scheduler: Any, middl
         client.wait_for_workers(2, timeout=60)
         assert killed == pids[:1]
         assert pids[0] not in client.run(os.getpid).values()
+
+
+def test_a_sweep_on_a_cluster(scheduler: Any) -> None:
+    spec, over = Spec.load(ZOO / "toy" / "spec.toml"), {"macs": [8e6, 14e6, 20e6]}
+    assert table(sweep(spec, over, cluster=scheduler.scheduler_address)) == table(sweep(spec, over))
 
 
 def test_a_solve_on_a_cluster_that_loses_a_worker_ends_at_the_same_optimum(scheduler: Any) -> None:

@@ -3,8 +3,8 @@
 The zoo's fine grids as they were at an earlier revision, with that revision's code and with this one; the catalogue of
 two million raw options; the proof by exhaustion of the toy and of two spaces of more than 10^8 architectures; HiGHS
 against the decomposition on grids that one MILP handles; how the solves of the zoo go, and what a second thread gives;
-and time and memory against the number of options, as a plot in docs/. Every part has a table of its own there, which
-stays as it is where the part is not run.
+time and memory against the number of options, as a plot in docs/; and fronts against one solve. Every part has a table
+of its own there, which stays as it is where the part is not run.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from mad_ip.files import write_atomically
 from mad_ip.processes import Parent, started
 from mad_ip.solve import Model, Report, solve
 from mad_ip.spec import Domain, Spec
+from mad_ip.sweep import grid, sweep
 from mad_ip.verification import audit, prove
 from tools import markdown
 
@@ -108,6 +109,9 @@ _COARSE = ("deepmad-r18", "deepmad-r50", "deepmad-29m")
 
 _SLOWEST = 5
 """Specs of the zoo that are solved with one thread, too."""
+
+_FRONTS = {"deepmad-r18": "200e6:2e9:20", "mobile": "60e6:600e6:20", "deepmad-b0": "40e6:400e6:20"}
+"""Specs under models/ whose fronts are swept, each over its MACs."""
 
 _CURVE = (2, 3, 5, 8, 13, 21, 34, 55, 90)
 """Values of every width on the grids of the cost curve."""
@@ -340,6 +344,20 @@ def _curve() -> Iterator[Row]:
     write_atomically("docs/cost.svg", _plot(points))
 
 
+def _front() -> Iterator[Row]:
+    """Fronts of the zoo over their MACs against one solve, with two threads."""
+    yield "spec", "MACs, points", "seconds, one solve", "seconds, front", "ratio", "proven"
+    for name, text in _FRONTS.items():
+        spec, over = _spec(f"{name}/spec"), grid([f"macs={text}"])
+        began = time.perf_counter()
+        solve(spec, threads=2)
+        one = time.perf_counter() - began
+        front = sweep(spec, over, threads=2)
+        every = time.perf_counter() - began - one
+        proven = sum(point.status in ("optimal", "infeasible") for point in front.points)
+        yield name, text, f"{one:.1f}", f"{every:.1f}", f"{every / one:.1f}", f"{proven} of {len(front.points)}"
+
+
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "baseline": _baseline,
     "catalogue": _catalogue,
@@ -347,6 +365,7 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "solvers": _solvers,
     "threads": _threads,
     "curve": _curve,
+    "front": _front,
 }
 """What can be run, each a header and its rows, made while they are asked for."""
 
