@@ -190,8 +190,8 @@ def build(spec: Spec) -> Catalogue:
     options = raw_options(spec)
     if options > LISTABLE:
         raise InputError(
-            f"{spec.source}: {options:,} options are too many to list, at most {LISTABLE:,} are; a solver that is "
-            "given what survives (reduction = true in its profile) needs no list"
+            f"{spec.source}: {options:,} options are too many to list, at most {LISTABLE:,} are; what survives "
+            "branch and bound (reduction = true in a profile, or export-model --reduced) needs no list"
         )
     levels = [np.array([spec.input.channels]), *_channel_levels(spec)]
     segments = [

@@ -77,6 +77,7 @@ def solve(
     out: Annotated[
         Path | None, typer.Option(help="Where to write design.json (with --top: also design-2.json and so on).")
     ] = None,
+    log: Annotated[Path | None, typer.Option(help="Where the solver writes its own log: highs and scip.")] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the design.json object (with --top: a list) and nothing else.")
     ] = False,
@@ -91,15 +92,18 @@ def solve(
 
     Exit codes: 0 proven optimal, 3 feasible but not proven, 4 infeasible, 2 bad input, 1 internal error.
     """
-    from mad_ip.files import require_folder
+    from mad_ip.files import require_folder, require_new
     from mad_ip.kinds import spec_kind
 
     _require_limits(time_limit, gap)
     if out is not None:
         require_folder("--out", out)
+    if log is not None:
+        require_new("--log", log, spec, out)
     kind = spec_kind(spec)
     if not kind.profiles:
-        for option, value in (("--solver", solver), ("--cluster", cluster), ("--top", top if top > 1 else None)):
+        ranked = top if top > 1 else None
+        for option, value in (("--solver", solver), ("--cluster", cluster), ("--top", ranked), ("--log", log)):
             if value is not None:
                 raise InputError(
                     f"{option} = {value}: {spec} is {kind.noun}, which has an exact method of its own; must be left out"
@@ -128,7 +132,7 @@ def solve(
 
         options: dict[str, Any] = {"time_limit": time_limit, "gap": gap, "watch": follow, "interrupted": interrupted}
         if kind.profiles:
-            options.update(profile=_profile(solver, cluster), threads=threads, seed=seed, top=top)
+            options.update(profile=_profile(solver, cluster, log, top), threads=threads, seed=seed, top=top)
         designs, table = kind.solve(problem, **options)
         explanation = _explanation(problem, designs[0], threads, watch, interrupted) if explain else None
     if out is not None:
@@ -159,19 +163,27 @@ def _explanation(spec: Any, design: Any, threads: int, watch: Any, interrupted: 
         return explain(spec, design, neighbours=False)
 
 
-def _profile(solver: str | None, cluster: str | None) -> Any:
-    """The profile named, with the address of a cluster where one is given; ``None`` leaves the choice to the solve."""
+def _profile(solver: str | None, cluster: str | None, log: Path | None, top: int) -> Any:
+    """The profile named, with the address of a cluster and the place of a log where they are given.
+
+    ``None`` leaves the choice to the solve.
+    """
     import dataclasses
 
     from mad_ip.backends import Profile
 
     profile = None if solver is None else Profile.load(solver)
-    if cluster is None:
-        return profile
-    profile = profile or Profile("decomposition")
-    if profile.backend != "decomposition":
-        raise InputError(f"--cluster = {cluster}: only the decomposition takes a cluster; --solver must be left out")
-    return dataclasses.replace(profile, options={**profile.options, "cluster": cluster})
+    if cluster is not None:
+        profile = profile or Profile("decomposition")
+        if profile.backend != "decomposition":
+            raise InputError(
+                f"--cluster = {cluster}: only the decomposition takes a cluster; --solver must be left out"
+            )
+        profile = dataclasses.replace(profile, options={**profile.options, "cluster": cluster})
+    if log is not None:
+        profile = profile or (Profile() if top == 1 else Profile("decomposition"))
+        profile = dataclasses.replace(profile, log=str(log))
+    return profile
 
 
 @app.command()
@@ -748,6 +760,57 @@ def export(
     options: dict[str, Any] = {"images": images, "quantised": quantised, "activation": activation}
     fidelity = run(content, kind, target, checkpoint=checkpoint, seed=seed, **options)
     _print(f"{target}: written" if fidelity is None else f"{target}: written, {fidelity}")
+
+
+@app.command("export-model")
+def export_model(
+    spec: Annotated[Path, typer.Argument(help="The spec.toml whose mixed-integer program is wanted.")],
+    out: Annotated[Path, typer.Option(help="Where to write it: .mps, .lp or .nl.")],
+    kind: Annotated[str | None, typer.Option("--format", help="mps, lp or nl (default: by the name of --out).")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="mps, lp: where to write a feasible start, for HiGHS, SCIP and Gurobi.")
+    ] = None,
+    names: Annotated[Path | None, typer.Option(help="Where to write, as JSON, what every column means.")] = None,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="Only the options that branch and bound leaves, with a bound on the rest.")
+    ] = False,
+    interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Write the mixed-integer program of a spec for other solvers.
+
+    Exit codes: 0 written, 3 stopped, 4 infeasible, 2 bad input.
+    """
+    from mad_ip.files import require_new, write_atomically
+    from mad_ip.kinds import load_cnn
+    from mad_ip.model_files import format_of
+
+    chosen = format_of(kind, out)
+    places = {"--out": out, "--start": start, "--names": names}
+    for option, path in places.items():
+        if path is not None:
+            require_new(option, path, spec, *(other for key, other in places.items() if key != option))
+    if start is not None and chosen == "nl":
+        raise InputError(f"--start = {start}: an nl file has its start inside; must be left out")
+    problem = load_cnn(spec)
+    if interpolate:
+        problem = problem.interpolating()
+
+    from rich.console import Console
+
+    from mad_ip.model_files import model_files
+    from mad_ip.reports.progress import line
+    from mad_ip.reports.terminal import progress
+    from mad_ip.solve import program
+
+    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+        found = program(problem, reduced=reduced, watch=watch, interrupted=interrupted)
+        files = model_files(found, chosen)
+    _print(files.summary)
+    for path, content in ((out, files.model), (start, files.start), (names, files.names)):
+        if path is not None:
+            write_atomically(path, content)
+            _print(f"{path}: written")
 
 
 @app.command()

@@ -26,11 +26,24 @@ from mad_ip.decomposition import Found
 from mad_ip.decomposition.least import least
 from mad_ip.design import Certificate, Design, negligible, relative_gap, violations
 from mad_ip.errors import InputError, InternalError, MadIpError
+from mad_ip.files import write_atomically
 from mad_ip.formulation import Formulation, Window, attainable_spreads
 from mad_ip.lagrangian.workers import threads as thread_pool
 from mad_ip.spec import Budget, Objective, Spec
 
-__all__ = ["InfeasibleError", "Model", "NoDesignError", "Report", "amount", "choices", "rank", "search", "solve"]
+__all__ = [
+    "InfeasibleError",
+    "Model",
+    "NoDesignError",
+    "Program",
+    "Report",
+    "amount",
+    "choices",
+    "program",
+    "rank",
+    "search",
+    "solve",
+]
 
 _SCORE_TOLERANCE = 1e-6
 """Largest difference between a solver's objective and the recomputed score, relative to that or to its parts."""
@@ -102,6 +115,20 @@ class Report:
         return relative_gap(self.score, self.bound)
 
 
+@dataclass(frozen=True)
+class Program:
+    """The MILP of a spec as a solver is given it, its variables at the values of the design ``start``.
+
+    Its catalogue was taken from so many ``options``; no design with one of the others scores above ``bound``, minus
+    infinity where the others are dominated or beyond a budget.
+    """
+
+    formulation: Formulation
+    start: Design
+    options: int
+    bound: float
+
+
 def solve(
     spec: Spec,
     *,
@@ -171,6 +198,23 @@ def search(
     return run.run()[0]
 
 
+def program(
+    spec: Spec,
+    *,
+    reduced: bool = False,
+    watch: Callable[[Report], None] | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Program:
+    """The MILP of all undominated options of a spec, or, ``reduced``, of those that branch and bound leaves.
+
+    The same for the same spec and version. ``watch`` and ``interrupted`` are those of :func:`solve`.
+
+    Raises :class:`InfeasibleError` when no design meets the budgets, :class:`NoDesignError` when interrupted,
+    :class:`mad_ip.errors.InputError` when there are too many options to list.
+    """
+    return _Solve(spec, Profile(reduction=reduced), math.inf, _EXACT, 1, 0, watch, interrupted).program()
+
+
 @dataclass
 class _Solve:
     """One solve: what is known so far, and the steps that improve it."""
@@ -194,6 +238,9 @@ class _Solve:
     def __post_init__(self) -> None:
         self.began = time.perf_counter()
         self.backend = self.search or load_backend(self.profile)
+        if self.profile.log is not None:
+            # Solvers append: a solve may take several of their runs.
+            write_atomically(self.profile.log, b"")
         self.options = raw_options(self.spec)
 
     def run(self) -> tuple[Design, ...]:
@@ -201,11 +248,32 @@ class _Solve:
         self._report()
         if isinstance(self.backend, Search):
             self._search(self.backend)
-        elif self.profile.reduction:
-            self._reduce()
         else:
-            self._monolithic()
+            given = self._given()
+            if given is not None:
+                self._branch_and_cut(*given)
         return tuple(map(self._certified, self.ranked))
+
+    def program(self) -> Program:
+        """What a solver would be given."""
+        catalogues.check_range(self.spec)
+        self._report()
+        given = self._given()
+        if self.stopped():
+            raise NoDesignError("stopped before the model was complete")
+        if given is None:
+            raise InputError(
+                f"{self.spec.source}: more than {_LISTED:,} options survive branch and bound, too many for a solver; "
+                "a coarser grid or a smaller budget is needed"
+            )
+        catalogue, bound = given[0].linked(), given[1]
+        formulation = Formulation(catalogue, self._window(catalogue))
+        formulation.assign(catalogue.chosen(self.ranked[0].path))
+        return Program(formulation, self.ranked[0], self.options, bound)
+
+    def _given(self) -> tuple[Catalogue, float] | None:
+        """What a solver is given and a bound on all else; ``None`` if that is too much, or the solve has to stop."""
+        return self._survivors() if self.profile.reduction else self._everything()
 
     def _search(self, backend: Search) -> None:
         """Let a backend find designs by itself; ``self.bound`` holds for all but the ranked ones."""
@@ -225,19 +293,20 @@ class _Solve:
             self._contradict(findings.bound, last)
             self.bound = max(self.bound, last)
 
-    def _reduce(self) -> None:
-        """Branch until little survives, and let the solver have the last word on that."""
+    def _survivors(self) -> tuple[Catalogue, float] | None:
+        """Branch until little survives, on which a solver has the last word."""
         found = self._branch(self._tree_gap, _BOXES)
         if not self.ranked:
             left = found.survivors
             self._begin(found, None if left is None else catalogues.listed(self.spec, left.options))
             found = self._branch(self._tree_gap, _BOXES)
         left = found.survivors
-        if left is not None and len(left) <= _LISTED and not self.stopped():
-            self._branch_and_cut(catalogues.listed(self.spec, left.options), found.dropped)
+        if left is None or len(left) > _LISTED or self.stopped():
+            return None
+        return catalogues.listed(self.spec, left.options), found.dropped
 
-    def _monolithic(self) -> None:
-        """Give the solver all undominated options, and the start that it would have otherwise."""
+    def _everything(self) -> tuple[Catalogue, float] | None:
+        """All undominated options, once there is the start that a solver would have otherwise."""
         self.phase = "catalogue"
         self._report()
         everything = catalogues.build(self.spec)
@@ -249,8 +318,7 @@ class _Solve:
         if not self.ranked:
             self._begin(dataclasses.replace(found, dropped=-math.inf), catalogue)
             self._branch(0.0, 0)
-        if not self.stopped():
-            self._branch_and_cut(catalogue, -math.inf)
+        return None if self.stopped() else (catalogue, -math.inf)
 
     def _begin(self, found: Found, left: Catalogue | None) -> None:
         """Let the solver look for a design, any will do, where branch and bound has not found one.

@@ -32,6 +32,7 @@ __all__ = [
     "Solver",
     "Watch",
     "compile_model",
+    "compile_named",
     "finite_or_infinity",
     "proven",
     "unknown_option",
@@ -137,12 +138,15 @@ class Findings:
 class Backend(ABC):
     """What :class:`Solver` and :class:`Search` have in common; ``options`` are those of the profile ``source``.
 
-    ``proves`` says whether the backend bounds the optimum at all.
+    ``proves`` says whether the backend bounds the optimum at all, ``logs`` whether it appends what it does to the
+    file ``log``, where that is not ``None``.
     """
 
     name: str
     version: str
     proves: bool = True
+    logs: bool = False
+    log: str | None = None
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         self.options, self.source = dict(options), source
@@ -215,6 +219,12 @@ def compile_model(model: Any, *, start: bool) -> tuple[Problem, list[Any]]:
 
     With ``start``, the variables' present values become the start.
     """
+    problem, columns, _ = compile_named(model, start=start)
+    return problem, columns
+
+
+def compile_named(model: Any, *, start: bool) -> tuple[Problem, list[Any], list[Any]]:
+    """As :func:`compile_model`, and the constraints in the order of the rows."""
     # Only the process that models needs Pyomo and SciPy; the one that solves starts without them.
     import scipy.sparse
     from pyomo.repn.plugins import standard_form
@@ -239,4 +249,4 @@ def compile_model(model: Any, *, start: bool) -> tuple[Problem, list[Any]]:
         integer=np.array([not variable.is_continuous() for variable in columns]),
         start=np.array([variable.value for variable in columns], float) if start else None,
     )
-    return problem, columns
+    return problem, columns, [row.constraint for row in form.rows]

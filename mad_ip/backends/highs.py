@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import highspy
@@ -12,7 +14,7 @@ import numpy as np
 from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch, finite_or_infinity
 from mad_ip.errors import InternalError
 
-__all__ = ["Highs"]
+__all__ = ["Highs", "write_mps"]
 
 _OK = highspy.HighsStatus.kOk
 _ModelStatus = highspy.HighsModelStatus
@@ -32,6 +34,7 @@ class Highs(Solver):
     name = "highs"
     title = "HiGHS"
     allowed = "one that its option list allows"
+    logs = True
     version = importlib.metadata.version("highspy")
 
     def solve(self, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
@@ -42,14 +45,17 @@ class Highs(Solver):
         # HiGHS keeps one pool of threads for the process and refuses another number of them afterwards.
         highspy.Highs.resetGlobalScheduler(True)
         solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
-        settings = {
-            "output_flag": False,
+        settings: dict[str, Any] = {
+            "output_flag": self.log is not None,
+            "log_to_console": False,
             "mip_rel_gap": limits.gap,
             "mip_abs_gap": 0.0,
             "threads": limits.threads,
             "random_seed": limits.seed % 2**31,
             "time_limit": max(0.0, limits.seconds),
         }
+        if self.log is not None:
+            settings["log_file"] = self.log
         for key, value in settings.items():
             _require(solver.setOptionValue(key, value), f"option {key} = {value}")
 
@@ -78,6 +84,19 @@ class Highs(Solver):
         if status == highspy.HighsStatus.kError:
             raise InternalError(f"HiGHS ended with an error ({solver.modelStatusToString(solver.getModelStatus())})")
         return _outcome(solver)
+
+
+def write_mps(problem: Problem, columns: Sequence[str], rows: Sequence[str], path: Path) -> None:
+    """Write a problem as an MPS file, with names for columns and rows, by HiGHS's own writer.
+
+    Raises :class:`InternalError` when HiGHS refuses it.
+    """
+    model = _highs_model(problem)
+    model.col_names_, model.row_names_ = list(columns), list(rows)
+    solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
+    _require(solver.setOptionValue("output_flag", False), "option output_flag = False")
+    _require(solver.passModel(model), "the model")
+    _require(solver.writeModel(str(path)), f"the file {path}")
 
 
 def _outcome(solver: Any) -> Outcome:

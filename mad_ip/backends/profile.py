@@ -33,13 +33,14 @@ class Profile:
     """``backend`` is one of :data:`BACKENDS`; ``options`` are the solver's own.
 
     Without ``reduction`` a solver of matrices gets the formulation of all undominated options, not only of those that
-    branch and bound on the Lagrangian program leaves.
+    branch and bound on the Lagrangian program leaves. ``log`` is the path of a file for the solver's own log.
     """
 
     backend: str = "highs"
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str = "profile"
     reduction: bool = True
+    log: str | None = None
 
     @classmethod
     def load(cls, name: str) -> Profile:
@@ -59,7 +60,8 @@ class Profile:
 def load_backend(profile: Profile) -> Solver | Search:
     """The backend of a profile, its solver imported only now.
 
-    Raises :class:`InputError` when the solver's package is missing or an option is bad.
+    Raises :class:`InputError` when the solver's package is missing, an option is bad, or it has no log and is to write
+    one.
     """
     name = profile.backend
     try:
@@ -70,4 +72,7 @@ def load_backend(profile: Profile) -> Solver | Search:
             f"{profile.source}: backend = {name!r}: {error}; it comes with pip install 'mad-ip[{name}]'"
         ) from None
     backend: Solver | Search = getattr(module, BACKENDS[name])(profile.options, profile.source)
+    if profile.log is not None and not backend.logs:
+        raise InputError(f"--log = {profile.log}: the backend {name!r} has no log of its own; must be left out")
+    backend.log = profile.log
     return backend

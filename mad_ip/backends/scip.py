@@ -28,6 +28,7 @@ class Scip(Solver):
 
     name = "scip"
     title = "SCIP"
+    logs = True
 
     def __init__(self, options: Mapping[str, Any], source: str = "options") -> None:
         super().__init__(options, source)
@@ -53,6 +54,8 @@ class Scip(Solver):
         with contextlib.redirect_stderr(io.StringIO()):
             self.apply_options(scip.getParams(), scip.setParam, AttributeError)
         scip.hideOutput()
+        if self.log is not None:
+            scip.setLogfile(self.log)
         columns = _add(scip, problem)
         if problem.start is not None:
             start = scip.createSol()
