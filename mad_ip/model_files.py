@@ -109,13 +109,13 @@ def _about(program: Program) -> list[str]:
     if math.isfinite(program.bound):
         options = [
             f"{number:,} of {program.options:,} options, those that branch and bound leaves.",
-            f"No design with one of the others scores above {max(program.bound, score)!r}: "
+            f"No design with one of the others scores above {program.bound!r}: "
             "an optimum of this model is one of the spec only together with this bound.",
         ]
     else:
         options = [
-            f"{number:,} of {program.options:,} undominated options; the others are beyond a budget by themselves.",
-            "An optimum of this model is one of the spec.",
+            f"{number:,} of {program.options:,} undominated options.",
+            "No design with one of the others is within the budgets: an optimum of this model is one of the spec.",
         ]
     return [*options, f"The start scores {score!r}; designs that score less may be left out."]
 

@@ -119,8 +119,8 @@ class Report:
 class Program:
     """The MILP of a spec as a solver is given it, its variables at the values of the design ``start``.
 
-    Its catalogue was taken from so many ``options``; no design with one of the others scores above ``bound``, minus
-    infinity where the others are dominated or beyond a budget.
+    Its catalogue was taken from so many ``options``; no design with one of the others scores above ``bound``, which is
+    minus infinity where no design with one of them is within the budgets.
     """
 
     formulation: Formulation
@@ -266,7 +266,8 @@ class _Solve:
                 f"{self.spec.source}: more than {_LISTED:,} options survive branch and bound, too many for a solver; "
                 "a coarser grid or a smaller budget is needed"
             )
-        catalogue, bound = given[0].linked(), given[1]
+        catalogue = given[0].linked()
+        bound = max(given[1], self._score) if self.profile.reduction else -math.inf
         formulation = Formulation(catalogue, self._window(catalogue))
         formulation.assign(catalogue.chosen(self.ranked[0].path))
         return Program(formulation, self.ranked[0], self.options, bound)
