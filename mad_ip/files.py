@@ -90,9 +90,15 @@ def make_folder(option: str, folder: Path | str) -> None:
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """Return the content of ``path``; raise :class:`InputError` when it cannot be read."""
+    """Return the content of ``path``; raise :class:`InputError` when it cannot be read.
+
+    A path under ``models/`` or ``solvers/`` that is not there is the installed file of that name.
+    """
     try:
-        return Path(path).read_bytes()
+        place = Path(path)
+        if place.parts[:1] in (("models",), ("solvers",)) and not place.exists():
+            place = resource(str(path)) or place
+        return place.read_bytes()
     except (OSError, ValueError) as error:
         # ValueError: a name with a null in it.
         reason = getattr(error, "strerror", None) or str(error)

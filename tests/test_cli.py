@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from mad_ip import __version__
 from mad_ip.cli import app, main
 from mad_ip.design import Design, violations
+from mad_ip.errors import MadIpError
 from mad_ip.spec import Spec
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -365,3 +366,17 @@ def test_a_bad_design_names_file_and_key(
         line = refused(monkeypatch, capsys, command, design)
         assert line.startswith(f"mad-ip: {design}: ")
         assert key in line
+
+
+def test_the_zoo_is_at_hand_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spec with a device.toml beside it, too; a file of the same name in the folder goes first."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mobile", "r18-latency"):
+        assert CliRunner().invoke(app, ["show", f"models/{name}/spec.toml"]).exit_code == 0
+    own = tmp_path / "models/mobile/spec.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    with pytest.raises(MadIpError, match=r"models/mobile/spec\.toml"):
+        CliRunner().invoke(app, ["show", "models/mobile/spec.toml"], catch_exceptions=False)
+    with pytest.raises(MadIpError, match=r"models/none/spec\.toml: cannot be read"):
+        CliRunner().invoke(app, ["show", "models/none/spec.toml"], catch_exceptions=False)
