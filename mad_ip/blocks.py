@@ -194,7 +194,7 @@ FAMILIES: dict[str, Family] = {
 """What a spec may choose, by name."""
 
 KNOWN: Mapping[str, Family] = ChainMap({"separable": Family(_separable, "SiLU", activated_sum=False)}, FAMILIES)
-"""Also what only networks that others made have: an inverted block without its first layer, whose inner width is that
+"""Also what only networks that others made have, an inverted block without its first layer, whose inner width is that
 of the channels before it.
 """
 

@@ -1,7 +1,7 @@
 """From trained designs of a spec to the objective that ranks such designs best (docs/calibration.md).
 
 ``mad-ip calibrate`` reads a table of runs, fits several kinds of objectives to the accuracies, chooses among them by
-nested cross-validation (:mod:`mad_ip.statistics`), says whether any is of use, and writes the spec with the one chosen.
+nested cross-validation (``mad_ip.statistics``), says whether any is of use, and writes the spec with the one chosen.
 
 Candidates, of which each is what the solver takes, with every setting found by cross-validation:
 
@@ -401,7 +401,7 @@ class Calibration:
 
     @property
     def verdict(self) -> str:
-        """One sentence: whether any candidate is of use, and what its optimum promises."""
+        """One sentence, whether any candidate is of use, and what its optimum promises."""
         own, other = self.row, self.against
         limit = "" if self.limit is None else f" with rho_0 = {self.limit:g}"
         kept = self.spec.budget.effectiveness

@@ -88,7 +88,7 @@ class Cost:
 
     @property
     def pattern(self) -> str:
-        """The regular expression of a text that gives a limit: its number and its unit."""
+        """The regular expression of a text that gives a limit, its number and its unit."""
         units = "|".join(map(re.escape, self.units))
         return rf"^\s*([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]{{1,2}})?)\s*({units})\s*$"
 

@@ -180,7 +180,7 @@ class Verification:
 
 
 VERDICTS = ("proven", "audited")
-"""Verdicts that a design may carry: proven optimal within ``gap``, or free of contradictions only."""
+"""Verdicts that a design may carry, proven optimal within ``gap``, or free of contradictions only."""
 
 
 @dataclass(frozen=True)

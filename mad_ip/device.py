@@ -46,7 +46,7 @@ __all__ = [
 FORMAT = "mad-ip/device/1"
 
 MEMORIES = ("plain", "in-place")
-"""How a runtime lays out tensors: every output beside its inputs, or depthwise convolutions over their own input."""
+"""How a runtime lays out tensors, every output beside its inputs, or depthwise convolutions over their own input."""
 
 FEMTOSECONDS = 10**6
 """In a nanosecond."""
@@ -61,7 +61,7 @@ Amount: TypeAlias = Any
 class Operation(NamedTuple):
     """What a runtime does for a layer, or a whole block where ``mid`` is not 0: a row of a table, but for its time.
 
-    ``kind`` is one of :data:`KINDS`, with ``+silu`` where an
+    ``kind`` is one of ``KINDS``, with ``+silu`` where an
     activation that no runtime fuses follows, or a family of blocks. ``size`` is the input resolution; ``macs``,
     ``moved`` and ``weights`` are multiply-accumulates, bytes read and written, and bytes of weights. ``present`` is 0
     where there is no such operation.
@@ -93,7 +93,7 @@ class Operation(NamedTuple):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kind and what serves where a device has nothing of it: without its activation, dense for grouped."""
+        """The kind and what serves where a device has nothing of it, without its activation, dense for grouped."""
         return (self.kind, self.base, *(("dense",) if self.base == "grouped" else ()))
 
 

@@ -56,7 +56,7 @@ def count(layers: Iterable[Layer]) -> int:
 
 
 def log_width(layers: Iterable[Layer]) -> float:
-    """``S = sum ln w`` over counted layers, correctly rounded by :func:`math.fsum`."""
+    """``S = sum ln w`` over counted layers, correctly rounded by ``math.fsum``."""
     return math.fsum(math.log(layer.width) for layer in layers if layer.counted)
 
 

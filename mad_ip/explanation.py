@@ -1,7 +1,7 @@
 """Why a design is what it is: which budgets bind and what more of them is worth, and what a change of one choice does.
 
 Nothing here is part of a proof. Costs and scores of changed architectures are exact; prices are those of
-:mod:`mad_ip.prices` and of proven optima with limits nearby.
+``mad_ip.prices`` and of proven optima with limits nearby.
 """
 
 from __future__ import annotations

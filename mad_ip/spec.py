@@ -78,7 +78,7 @@ class Choice(NamedTuple):
 
 
 Path: TypeAlias = tuple[Choice, ...]
-"""An architecture of a spec: a choice for each of its segments, in forward order."""
+"""An architecture of a spec, a choice for each of its segments, in forward order."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,7 @@ class Segment:
 
     @property
     def key(self) -> int | str:
-        """What a utility calls it: a stage by its number from 1, ``"stem"`` or ``"tail"``."""
+        """What a utility calls it, a stage by its number from 1, ``"stem"`` or ``"tail"``."""
         return int(self.name.removeprefix("stage ")) if self.kind == "stage" else self.kind
 
     def worth(self, c: Any, m: Any, k: Any, depth: Any) -> Any:
@@ -333,7 +333,7 @@ class Segment:
 
     @property
     def ruled(self) -> bool:
-        """Whether the rules on neighbouring choices apply: to stages only."""
+        """Whether the rules on neighbouring choices apply, to stages only."""
         return self.kind == "stage"
 
 

@@ -94,12 +94,12 @@ class Utility:
                 yield axis, term
 
     def __call__(self, axis: str, domain: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
-        """What some choices of an axis of :data:`AXES` are worth; nothing where there is no term."""
+        """What some choices of an axis of ``AXES`` are worth; nothing where there is no term."""
         term = getattr(self, axis)
         return np.zeros(len(domain)) if term is None else term(domain)
 
     def worth(self, *choices: Any) -> Any:
-        """What choices of all :data:`AXES`, integers or arrays, are worth together, broadcast.
+        """What choices of all ``AXES``, integers or arrays, are worth together, broadcast.
 
         Added in one order, so that equal choices are worth the same to the last digit.
         """

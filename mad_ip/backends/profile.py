@@ -30,7 +30,7 @@ BACKENDS = {
 
 @dataclass(frozen=True)
 class Profile:
-    """``backend`` is one of :data:`BACKENDS`; ``options`` are the solver's own.
+    """``backend`` is one of ``BACKENDS``; ``options`` are the solver's own.
 
     Without ``reduction`` a solver of matrices gets the formulation of all undominated options, not only of those that
     branch and bound on the Lagrangian program leaves. ``log`` is the path of a file for the solver's own log.

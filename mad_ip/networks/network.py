@@ -35,7 +35,7 @@ class Network(nn.Module):
         design: what to build.
         num_classes: outputs of the head, 0 for none; the design's own by default.
         in_chans: image channels; the design's own by default.
-        global_pool: one of :data:`POOLS`; without pooling there can be no head.
+        global_pool: one of ``POOLS``; without pooling there can be no head.
         drop_rate: probability of dropout before the head, in training.
         drop_path_rate: probability that the last block's main path is dropped in training; it grows linearly from 0 at
             the first block, and a block without a shortcut keeps its path.
@@ -46,7 +46,7 @@ class Network(nn.Module):
         num_features: channels of :meth:`forward_features`, which enter the head; also called ``head_hidden_size``.
         feature_info: for every resolution, its last output, as :meth:`features` returns it: ``num_chs`` channels,
             ``reduction`` (input size over its size) and ``module``, the name of the sub-module. The tail is no part.
-        pretrained_cfg: :func:`default_cfg` of the design; also called ``default_cfg``.
+        pretrained_cfg: what ``mad_ip.networks.network.default_cfg`` gives for the design; also called ``default_cfg``.
 
     Raises :class:`InputError` when an argument is out of range.
     """

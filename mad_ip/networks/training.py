@@ -265,7 +265,7 @@ def train(
 
     Arguments:
         design: of images, with classes.
-        data: see :func:`mad_ip.networks.images.load`.
+        data: see ``mad_ip.networks.images.load``.
         out: the folder, made if it is not there.
         recipe: how to train.
         device: ``cpu`` or ``cuda``; on the latter in half precision where that is safe.

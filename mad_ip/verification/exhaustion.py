@@ -163,7 +163,7 @@ def exhaust(spec: Spec, progress: Progress | None = None) -> Exhaustion:
 
     Memory is bounded whatever the spec: suffix tables of some 400,000 rows, chunks of 131,072 prefixes per level.
 
-    Raises :class:`InputError` when the space holds more than :data:`LIMIT` architectures or costs pass 64 bits,
+    Raises :class:`InputError` when the space holds more than ``LIMIT`` architectures or costs pass 64 bits,
     :class:`InternalError` when the enumeration contradicts the design's own measurement or missed an architecture.
     """
     return _Enumeration(spec, progress).run()

@@ -114,8 +114,8 @@ def verify(
 ) -> Verdict:
     """Prove or refute that ``design`` is the best feasible one of ``spec``, without the solver.
 
-    ``method`` is one of :data:`METHODS`. Every method begins with the audit and ends there if that fails; ``auto``
-    goes on with exhaustion where the space holds at most :data:`LIMIT` architectures, with the bound elsewhere and
+    ``method`` is one of ``METHODS``. Every method begins with the audit and ends there if that fails; ``auto``
+    goes on with exhaustion where the space holds at most ``LIMIT`` architectures, with the bound elsewhere and
     where ``certify`` wants its certificate or ``certificate`` replaces its search by a replay; then follows the attack
     of ``evaluations`` architectures with ``seed``. ``gap`` is what the bound may leave, ``seconds`` the limit on all;
     ``threads`` share the bound and the replay.
