@@ -8,7 +8,7 @@ MODEL ?=
 SOLVERS := highs highs-monolithic scip cpsat glpk evolution
 REPORTED := models/toy/spec.toml models/mobile/spec.toml models/coarse/deepmad-r18.toml
 
-.PHONY: demo test lint verify-optimality verify-quick zoo bench report browser clean
+.PHONY: demo test lint docs package verify-optimality verify-quick zoo bench report browser clean
 
 demo: $(READY)
 	$(BIN)/mad-ip solve models/deepmad-r50/spec.toml --threads 2
@@ -20,6 +20,13 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in build/docs; a broken reference is an error. Only its mathematics, when shown, needs the network.
+docs: $(READY)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky -d build/doctrees docs build/docs
+
+package: $(READY)
+	$(BIN)/python -m tools.package_check
 
 verify-optimality: $(READY)
 	$(BIN)/python -m mad_ip.verification $(MODEL)
@@ -52,7 +59,7 @@ browser:
 	  echo "Chromium and its driver are missing and cannot be installed here; install both to test the pages"
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/api *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
