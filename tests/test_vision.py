@@ -1,4 +1,4 @@
-"""Detectors and segmenters of torchvision over designs, the examples, the page on networks, the throughput report."""
+"""Detectors and segmenters of torchvision over designs, the examples, the throughput report."""
 
 from __future__ import annotations
 
@@ -127,16 +127,6 @@ def test_an_example_learns_and_predicts(name: str, arguments: list[str]) -> None
     assert all(0 < loss < 100 for loss in losses)
     assert losses[-1] == min(losses) < 0.8 * losses[0], "the loss of a fixed batch does not fall"
     assert "predicted" in done.stdout
-
-
-def test_the_code_on_the_page_runs(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "networks.md").read_text()
-    code = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(code) == 4
-    script = tmp_path / "page.py"
-    script.write_text("\n".join(code))
-    done = run(str(script))
-    assert done.returncode == 0, done.stderr
 
 
 # Throughput -----------------------------------------------------------------------------------------------------------
