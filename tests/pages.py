@@ -37,9 +37,9 @@ FENCED = re.compile(
     r"(?:^<!-- not run:(?P<reason>.*?)-->\n)?^```(?P<kind>\S*)\n(?P<content>.*?)^```$", re.DOTALL | re.M
 )
 SECONDS = 2
-"""Time limit of a solve or of each run of a comparison: their proofs are other tests'."""
-FAST = ("models/toy/spec.toml", "examples/mlp.toml")
-"""Specs that are solved in earnest."""
+"""Time limit of a solve, a proof or each run of a comparison: other tests wait for their ends."""
+FAST = ("models/toy/spec.toml", "examples/mlp.toml", "design.json", "DESIGN")
+"""Specs that are solved, and designs that are verified, in earnest."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"].keys() - {"dev", "docs"}
 """Those for users."""
@@ -94,10 +94,10 @@ def run_make(words: list[str], folder: Path) -> None:
 
 
 def run_mad_ip(words: list[str], folder: Path) -> None:
-    """As it stands where toy or an MLP is solved, else within a few seconds; what it says it writes is written."""
-    limited = words[1] in ("compare", "verify") or "--time-limit" in words
-    if limited or (words[1] == "solve" and words[2] not in FAST):
-        limited = True
+    """As it stands for toy or an MLP, else within a few seconds; what it says it writes is written."""
+    slow = words[1] == "compare" or (words[1] in ("solve", "verify") and words[2] not in FAST)
+    limited = slow or "--time-limit" in words
+    if limited:
         words = [*words, "--time-limit", str(SECONDS)]
     with contextlib.chdir(folder), warnings.catch_warnings():
         # Of other packages, and no errors for a reader.
