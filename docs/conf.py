@@ -36,7 +36,7 @@ autodoc_typehints = "description"
 # Other projects' names, which no inventory is fetched for, and our own that stand in signatures only.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|numpy|pandas|pathlib|rich|scipy|torch|typing)\..*|nn\..*|csc_array|Terms"),
-    ("py:class", r"mad_ip\.(keys\.Key|reader\.Reader|spec\._Level)"),
+    ("py:class", r"mad_ip\.(formulation\.Formulation|keys\.Key|reader\.Reader|spec\._Level)"),
 ]
 
 

@@ -1,8 +1,9 @@
 """The code blocks of a page in Markdown: what they are, and a run of them as a reader would.
 
 ``sh`` blocks run command by command, mad-ip's in this process; ``python`` blocks as scripts, those that follow one
-another as one; ``toml`` blocks are read. A block that needs hours, a device or data has ``<!-- not run: WHY -->`` in
-the line above: its commands must still be commands with such options, its Python must compile.
+another as one, and ``text`` after them is what they print; ``toml`` blocks are read. A block that needs hours, a device
+or data has ``<!-- not run: WHY -->`` in the line above: its commands must still be commands with such options, its
+Python must compile.
 """
 
 from __future__ import annotations
@@ -106,13 +107,14 @@ def run_mad_ip(words: list[str], folder: Path) -> None:
     allowed = (0, 3) if limited else (0,)
     assert done.exit_code in allowed, f"{shlex.join(words)}\n{done.output}{done.exception!r}"
     assert done.stdout or words[1] == "solve"
-    if "--out" in words:
-        assert (folder / words[words.index("--out") + 1]).exists()
+    for option in {"--out", "--log"} & set(words):
+        assert (folder / words[words.index(option) + 1]).exists()
 
 
-def run_python(words: list[str], folder: Path) -> None:
+def run_python(words: list[str], folder: Path) -> str:
     done = run([sys.executable, *words[1:]], folder)
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+    return done.stdout
 
 
 def run_pip(words: list[str], folder: Path) -> None:
@@ -124,7 +126,7 @@ def run_pip(words: list[str], folder: Path) -> None:
         assert set((extras or "").split(",")) - {""} <= EXTRAS
 
 
-RULES: dict[str, Callable[[list[str], Path], None]] = {
+RULES: dict[str, Callable[[list[str], Path], object]] = {
     "make": run_make,
     "mad-ip": run_mad_ip,
     "pip": run_pip,
@@ -167,13 +169,17 @@ def run_page(text: str, folder: Path) -> int:
     number = 0
     script: list[str] = []
 
-    def run_script() -> int:
+    def run_script(shown: str | None = None) -> int:
         # A process of its own, as for the reader: the blocks must import all that they use.
         if not script:
             return 0
         (folder / "block.py").write_text("\n".join(script))
         script.clear()
-        run_python(["python", "block.py"], folder)
+        printed = run_python(["python", "block.py"], folder)
+        if shown is not None:
+            # HiGHS greets on standard output.
+            lines = [line for line in printed.splitlines() if not line.startswith(("Running HiGHS", "Includes "))]
+            assert lines == shown.splitlines()
         return 1
 
     for block in blocks(text):
@@ -189,6 +195,8 @@ def run_page(text: str, folder: Path) -> int:
                 assert words[0] in RULES, f"no rule for {shlex.join(words)}"
                 RULES[words[0]](words, folder)
                 number += 1
+        elif block.kind == "text":
+            number += run_script(block.content)
         elif block.kind == "toml":
             check_toml(block.content, folder)
     return number + run_script()
