@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mad_ip.cost import COSTS
-from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design
+from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, violations
+from mad_ip.errors import InputError
 from mad_ip.front import Price, reported, step
 from mad_ip.prices import multipliers
 from mad_ip.search import Population
@@ -145,10 +146,13 @@ def explain(
     """Explain a design of a spec.
 
     With ``neighbours``, two optima are proven for every budget that binds, 1 % of its limit below and above: that takes
-    some solves. Raises :class:`mad_ip.errors.InputError` when the design is none of the spec's space.
+    some solves. Raises :class:`InputError` when the design is no feasible one of the spec.
     """
     from mad_ip.sweep import sweep
 
+    broken = violations(spec, design)
+    if broken:
+        raise InputError(f"{design.name}: is no feasible design of {spec.source}: {broken[0]}")
     found = multipliers(spec, design.path)
     spendings = []
     for key, limit in spec.budget.given.items():

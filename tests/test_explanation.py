@@ -112,6 +112,11 @@ def test_content_and_table(spec: Spec, design: mad_ip.Design) -> None:
     assert "binding" in found._repr_html_()
 
 
+def test_a_design_of_another_spec(spec: Spec, design: mad_ip.Design) -> None:
+    with pytest.raises(InputError, match=r"is no feasible design of .*macs .* exceeds the budget"):
+        explain(limited(spec, {"macs": 10e6}), design)
+
+
 def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["solve", str(TOY), "--explain", "--quiet"])
     assert done.exit_code == 0

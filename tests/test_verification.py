@@ -51,6 +51,7 @@ ALLOWED = {
     "files",
     "processes",
     "reader",
+    "keys",
     "lagrangian",
     "reports",
     "verification",
