@@ -447,12 +447,6 @@ class Design:
         record = _whole(dataclasses.asdict(choice))
         return record if self.frames is not None else {key: record[key] for key in record if key not in TEMPORAL}
 
-    def _repr_html_(self) -> str:
-        from mad_ip.reports.notebook import as_html
-        from mad_ip.reports.table import design_table
-
-        return as_html(design_table(self))
-
     def save(self, path: pathlib.Path | str) -> None:
         """Write design.json atomically; raise :class:`InputError` when the place cannot be written."""
         write_atomically(path, self.to_json().encode())
