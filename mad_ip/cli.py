@@ -69,7 +69,7 @@ def solve(
     ] = math.inf,
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the solver.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first incumbent and of the solver.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the first incumbent and of the solver.")] = 0,
     top: Annotated[int, typer.Option(min=1, help="How many of the best designs to find, each proven in its rank.")] = 1,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers share the decomposition.")
@@ -200,7 +200,7 @@ def sweep(
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
     time_limit: Annotated[float, typer.Option(help="Seconds for each point.")] = math.inf,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the solver.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first incumbents.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the first incumbents.")] = 0,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers share the solves.")
     ] = None,

@@ -159,9 +159,11 @@ def explain(
         spent = design.metrics.effectiveness if key == "effectiveness" else float(design.spent(key))
         price = Price(key, found.get(key), None, None)
         if neighbours and (limit - spent) / limit < _NEAR:
-            limits = [limit * (1 - _NEAR), limit, limit * (1 + _NEAR)]
+            # Between whole numbers there is nothing.
+            step = limit * _NEAR if key == "effectiveness" else max(1.0, limit * _NEAR // 1)
+            limits = [limit - step, limit, limit + step] if step < limit else [limit, limit + step]
             front = sweep(spec, {key: limits}, threads=threads, gap=gap, watch=watch, interrupted=interrupted)
-            (middle,) = (point for point in front.points if point.spec.budget.given[key] == limit)
+            middle = front.points[-2]
             price = next((each for each in middle.prices if each.budget == key), price)
         spendings.append(Spending(key, limit, spent, _by_segment(design, key), price))
     return Explanation(design, tuple(spendings), _changes(spec, design))

@@ -26,7 +26,8 @@ __all__ = ["multipliers"]
 def multipliers(spec: Spec, path: Path, largest: Spec | None = None) -> dict[str, float]:
     """Score for every unit of each budget, in the budget's own unit, none of them negative.
 
-    A budget on a maximum has none: it forbids choices, and sells nothing. ``largest`` is as in
+    A budget on a maximum has none: it forbids choices, and sells nothing; nor has one on layers, whose number the
+    relaxation fixes. ``largest`` is as in
     :class:`mad_ip.lagrangian.workers.Problem`.
     """
     known = relaxation(spec, largest)
@@ -43,7 +44,7 @@ def multipliers(spec: Spec, path: Path, largest: Spec | None = None) -> dict[str
         layers = np.cumsum(known.tables.layers * [choice.depth for choice in path])[known.bounded]
         # S >= D ln D - D ln rho_0, priced by mu.
         found["effectiveness"] = float(best.multipliers[len(known.budgets) :][: len(layers)] @ layers) / ratio
-    return {key: found[key] for key in spec.budget.given if key in found}
+    return {key: found[key] for key in spec.budget.given if key in found and key != "layers"}
 
 
 def _around(spec: Spec, path: Path) -> Box:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ FRONT, DESIGNS, PAGE, STATE = "front.csv", "designs", "index.html", ".sweep.json
 
 _POINTS = 10_000
 """Points of a sweep at most."""
+
+_LONGEST = 200
+"""Characters of a point's name at most."""
 
 
 class Interrupted(NoDesignError):  # noqa: N818 - no error
@@ -79,7 +83,7 @@ def grid(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
             raise InputError(f"--over = {text}: {key} is swept twice; each budget must be named once")
         if ":" in values:
             parts = values.split(":")
-            number = int(parts[-1]) if parts[-1].isascii() and parts[-1].isdigit() else 0
+            number = int(parts[-1]) if len(parts[-1]) < 9 and parts[-1].isascii() and parts[-1].isdigit() else 0
             if len(parts) != 3 or not 1 <= number <= _POINTS:
                 raise InputError(
                     f"--over = {text}: must be {key}=FIRST:LAST:NUMBER with a number of points from 1 to {_POINTS:,}"
@@ -93,13 +97,17 @@ def grid(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
             limits = np.linspace(first, last, number).tolist()
         else:
             limits = [_limit(text, key, part) for part in values.split(",")]
-        whole_limits = limits if key == "effectiveness" else [math.floor(limit) or limit for limit in limits]
-        found[key] = tuple(sorted({float(limit) for limit in whole_limits}))
+        found[key] = _different(key, limits)
     if not found:
         raise InputError("--over is missing: must name a budget and its limits, such as macs=200e6:2e9:20")
     if math.prod(map(len, found.values())) > _POINTS:
         raise InputError(f"--over: {math.prod(map(len, found.values())):,} points; must be at most {_POINTS:,}")
     return found
+
+
+def _different(key: str, limits: Iterable[float]) -> tuple[float, ...]:
+    """The limits that differ for a budget, ascending: between whole numbers there is nothing."""
+    return tuple(sorted({limit if key == "effectiveness" else float(limit // 1 or limit) for limit in limits}))
 
 
 def _limit(text: str, key: str, part: str) -> float:
@@ -162,12 +170,31 @@ class _Sweep:
 
     def __post_init__(self) -> None:
         self.wished = False
-        # From the largest limits down.
         self.keys = tuple(key for key in Budget.keys() if key in self.over)  # noqa: SIM118 (no mapping)
-        self.limits = [tuple(sorted(set(self.over[key]), reverse=True)) for key in self.keys]
+        if len(self.keys) < len(self.over) or not self.over or not all(self.over.values()):
+            allowed = ", ".join(Budget.keys())
+            raise InputError(
+                f"over = {dict(self.over)!r}: must have limits of at least one of {allowed}, and no other key"
+            )
+        for name, value, fits in (
+            ("gap", self.gap, finite(self.gap) and self.gap >= 0),
+            ("threads", self.threads, self.threads >= 1),
+            ("seed", self.seed, 0 <= self.seed < 2**32),
+        ):
+            if not fits:
+                raise InputError(f"--{name} = {value}: must be finite and at least {1 if name == 'threads' else 0}")
+        for key in self.keys:
+            for limit in self.over[key]:
+                if not (finite(limit) and limit > 0):
+                    raise InputError(f"over: {key} = {limit!r}: must be a finite number greater than 0")
+        # From the largest limits down.
+        self.limits = [_different(key, self.over[key])[::-1] for key in self.keys]
         self.places = list(itertools.product(*(range(len(limits)) for limits in self.limits)))
         self.specs = {place: limited(self.spec, self._given(place)) for place in self.places}
         self.names = {place: _name(self._given(place)) for place in self.places}
+        longest = max(self.names.values(), key=len)
+        if len(longest) > _LONGEST:
+            raise InputError(f"over: {longest[:40]}...: is no name of a file; must have limits of fewer digits")
 
     def _given(self, place: tuple[int, ...]) -> dict[str, float]:
         return {key: limits[at] for key, limits, at in zip(self.keys, self.limits, place, strict=True)}
@@ -299,8 +326,11 @@ class _Sweep:
         folder = Path(self.out)
         path = folder / STATE
         if not path.exists():
-            if (folder / FRONT).exists() or (folder / DESIGNS).exists():
+            if any((folder / name).exists() for name in (FRONT, DESIGNS, PAGE)):
                 raise InputError(f"--out = {folder}: holds what no sweep left there; must be a new folder or a sweep's")
+            # First of all, so that whatever is cut can be gone on with.
+            make_folder("--out", folder)
+            self._save_state()
             return
         try:
             content: Any = read_json(path)
@@ -325,10 +355,8 @@ class _Sweep:
         if record["design"]:
             path = self._place(place, "json")
             design = Design.load(path)
-            broken = violations(self.specs[place], design)
-            if broken or design.certificate is None:
-                what = broken[0] if broken else "it has no certificate"
-                raise InputError(f"{path}: not the design that the sweep left ({what}); its folder must be removed")
+            if _digest(design) != record["design"] or violations(self.specs[place], design):
+                raise InputError(f"{path}: not the design that the sweep left there; the folder must be removed")
         bound, seconds = (math.inf if record[key] is None else record[key] for key in ("bound", "seconds"))
         if record["status"] == "infeasible":
             bound = -math.inf
@@ -350,6 +378,10 @@ class _Sweep:
             write_atomically(self._place(place, "toml"), self.specs[place].to_toml().encode())
             design.save(self._place(place, "json"))
         write_atomically(folder / FRONT, table(self.front).encode())
+        self._save_state()
+
+    def _save_state(self) -> None:
+        assert self.out is not None
         trees = {at: earlier.root and written(earlier.root) for at, earlier in self.heads.values()}
         content = {
             "format": FORMAT,
@@ -357,7 +389,7 @@ class _Sweep:
             "points": [self._record(place) for place in self.places],
             "trees": [[axis, at, trees[at]] for axis, (at, _) in self.heads.items()],
         }
-        write_atomically(folder / STATE, json.dumps(content, allow_nan=False).encode())
+        write_atomically(Path(self.out) / STATE, json.dumps(content, allow_nan=False).encode())
 
     def _record(self, place: tuple[int, ...]) -> dict[str, Any] | None:
         done = self.solved.get(place)
@@ -368,7 +400,7 @@ class _Sweep:
             "bound": done.bound if math.isfinite(done.bound) else None,
             "seconds": done.seconds if math.isfinite(done.seconds) else None,
             "multipliers": done.multipliers,
-            "design": done.design is not None,
+            "design": None if done.design is None else _digest(done.design),
         }
 
 
@@ -382,6 +414,10 @@ def table(front: Front) -> str:
     for point, row in zip(front.points, front.rows(), strict=True):
         writer.writerow({**row, "design": None if point.design is None else f"{DESIGNS}/{point.name}.json"})
     return text.getvalue()
+
+
+def _digest(design: Design) -> str:
+    return hashlib.sha256(design.to_json().encode()).hexdigest()
 
 
 def _name(limits: Mapping[str, float]) -> str:

@@ -97,6 +97,19 @@ def test_neighbours_are_proven_optima(spec: Spec, design: mad_ip.Design) -> None
         assert each.price.larger == pytest.approx((best(each.budget, each.limit + step) - here) / step, abs=1e-6 / step)
 
 
+def test_neighbours_of_few_layers_are_a_layer_away(spec: Spec) -> None:
+    few = limited(spec, {"layers": 22})
+    (price,) = (each.price for each in explain(few, mad_ip.solve(few)).spendings if each.budget == "layers")
+
+    def best(layers: int) -> float:
+        return max(
+            x.score for x in oracle.architectures(spec) if oracle.fits(limited(spec, {"layers": layers}).budget, x)
+        )
+
+    assert price.smaller == pytest.approx(best(22) - best(21), abs=1e-6)
+    assert price.larger == pytest.approx(best(23) - best(22), abs=1e-6)
+
+
 def test_content_and_table(spec: Spec, design: mad_ip.Design) -> None:
     found = explain(spec, design, neighbours=False)
     content = json.loads(json.dumps(found.content(), allow_nan=False))

@@ -345,6 +345,7 @@ def test_no_slack_is_lost_in_a_large_box() -> None:
         ("macs=nan:1e6:3", "'nan' is no limit"),
         ("macs=1e6:inf:3", "'inf' is no limit"),
         ("macs=1e6:2e6:100000000", "from 1 to 10,000"),
+        ("macs=1e6:2e6:" + "9" * 5000, "from 1 to 10,000"),
         ("effectiveness=0:1:3", "'0' is no limit; must be a number greater than 0"),
         ("latency=5:8:3", "'5' is no limit; must be a text with"),
     ],
@@ -388,12 +389,65 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
     design.write_text(json.dumps(changed))
     with pytest.raises(InputError, match="macs-10000000"):
         sweep(spec, {"macs": [10e6]}, out=folder)
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "front.csv").write_text("mine\n")
-    with pytest.raises(InputError, match="must be a new folder"):
-        sweep(spec, {"macs": [10e6]}, out=other)
-    assert (other / "front.csv").read_text() == "mine\n"
+    for name in ("front.csv", "index.html"):
+        other = tmp_path / name
+        other.mkdir()
+        (other / name).write_text("mine\n")
+        with pytest.raises(InputError, match="must be a new folder"):
+            sweep(spec, {"macs": [10e6]}, out=other)
+        assert (other / name).read_text() == "mine\n"
+
+
+def test_a_design_in_the_place_of_another(tmp_path: Path) -> None:
+    spec, folder = Spec.load(TOY), tmp_path / "front"
+    sweep(spec, {"macs": [10e6, 20e6]}, out=folder)
+    designs = folder / "designs"
+    (designs / "macs-20000000.json").write_bytes((designs / "macs-10000000.json").read_bytes())
+    with pytest.raises(InputError, match=r"macs-20000000\.json: not the design that the sweep left"):
+        sweep(spec, {"macs": [10e6, 20e6]}, out=folder)
+
+
+def test_a_failed_write_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, over, folder = Spec.load(TOY), {"macs": [10e6, 20e6]}, tmp_path / "front"
+    right, written = sweeping.write_atomically, []
+
+    def failing(path: Path, content: bytes) -> None:
+        written.append(path)
+        if len(written) == 4:
+            raise InputError("the disk is full")
+        right(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping, "write_atomically", failing)
+        with pytest.raises(InputError, match="full"):
+            sweep(spec, over, out=folder)
+    assert table(sweep(spec, over, out=folder)) == table(sweep(spec, over))
+
+
+@pytest.mark.parametrize(
+    ("over", "options", "said"),
+    [
+        ({"mac": [10e6]}, {}, "must have limits of at least one of macs"),
+        ({}, {}, "must have limits"),
+        ({"macs": []}, {}, "must have limits"),
+        ({"macs": [math.nan]}, {}, "macs = nan"),
+        ({"macs": [1e300]}, {}, "is no name of a file"),
+        ({"macs": [1e7]}, {"gap": math.inf}, "--gap = inf"),
+        ({"macs": [1e7]}, {"threads": 0}, "--threads = 0"),
+        ({"macs": [1e7]}, {"seed": 2**80}, "--seed"),
+    ],
+)
+def test_bad_sweeps_in_code(over: Any, options: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        sweep(Spec.load(TOY), over, out=tmp_path / "front", **options)
+    assert not (tmp_path / "front").exists()
+
+
+def test_whole_numbers_in_between_are_no_points() -> None:
+    spec = Spec.load(TOY)
+    assert len(sweep(spec, {"layers": [22.0, 22.4, 22.9]}).points) == 1
+    front = sweep(spec, {"layers": [21, 22, 23]})
+    assert all(price.multiplier is None for point in front.points for price in point.prices if price.budget == "layers")
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -314,7 +314,8 @@ class _Descent:
     def _guessed(self) -> Bound | None:
         """About what the best score is, by a part of the grid if that has any design."""
         box, known = whole(self.spec), self.problem.relaxation
-        return guessed(known, box.thinned(THIN)) or guessed(known, box)
+        first = guessed(known, box.thinned(THIN))
+        return guessed(known, box) if first is None or first.path is None else first
 
     def _branch(
         self, problem: Problem, target: Callable[[], float], watch: Callable[[State], bool], begun: Reopened | None

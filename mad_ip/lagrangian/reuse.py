@@ -143,7 +143,7 @@ class _Reopening:
         multipliers, number = node.multipliers.copy(), len(self.left)
         multipliers[:number] *= self.left
         lost = float((node.multipliers[:number] - multipliers[:number]).sum())
-        lost += self.tighter * float(node.multipliers[number:][: len(node.tangents)] @ self._layers(node.box))
+        lost += self.tighter * float(node.multipliers[number:][: len(node.tangents)] @ self._layers(node.box.tight))
         lost -= _ROUNDING * (abs(lost) + abs(node.value))
         return Bound(node.value - lost, multipliers, node.tangents, None), lost
 
