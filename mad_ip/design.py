@@ -25,6 +25,7 @@ from mad_ip.reader import Reader
 from mad_ip.spec import (
     CONVENTIONS,
     TEMPORAL,
+    Budget,
     Choice,
     Objective,
     Path,
@@ -318,6 +319,10 @@ class Design:
     def spent(self, key: str) -> int:
         """What the network costs of a budget, a key of :data:`mad_ip.cost.COSTS`, in the cost's own unit."""
         return self.running(key)[-1]
+
+    def spendings(self, budget: Budget) -> dict[str, float]:
+        """What it takes of every budget that is given, in the unit of its cost."""
+        return {key: self.metrics.effectiveness if key == "effectiveness" else self.spent(key) for key in budget.given}
 
     def running(self, key: str) -> tuple[int, ...]:
         """What it costs of a budget up to the end of each segment; the head belongs to the last."""

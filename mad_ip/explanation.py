@@ -6,6 +6,7 @@ Nothing here is part of a proof. Costs and scores of changed architectures are e
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from mad_ip.cost import COSTS
 from mad_ip.design import EFFECTIVENESS_TOLERANCE, Design, violations
 from mad_ip.errors import InputError
-from mad_ip.front import Price, reported, step
+from mad_ip.front import BINDING, Price, reported, step
 from mad_ip.prices import multipliers
 from mad_ip.search import Population
 from mad_ip.solve import Report
@@ -25,7 +26,7 @@ from mad_ip.utility import AXES
 __all__ = ["Change", "Explanation", "Spending", "explain"]
 
 _NEAR = 0.01
-"""Share of a limit by which neighbouring optima have more or less; a budget with less than that left binds."""
+"""Share of a limit by which neighbouring optima have more or less."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Spending:
     @property
     def binds(self) -> bool:
         """Whether next to nothing is left."""
-        return self.left < _NEAR
+        return self.left <= BINDING
 
 
 @dataclass(frozen=True)
@@ -155,17 +156,17 @@ def explain(
         raise InputError(f"{design.name}: is no feasible design of {spec.source}: {broken[0]}")
     found = multipliers(spec, design.path)
     spendings = []
-    for key, limit in spec.budget.given.items():
-        spent = design.metrics.effectiveness if key == "effectiveness" else float(design.spent(key))
-        price = Price(key, found.get(key), None, None)
-        if neighbours and (limit - spent) / limit < _NEAR:
+    for key, spent in design.spendings(spec.budget).items():
+        limit = spec.budget.given[key]
+        spending = Spending(key, limit, spent, _by_segment(design, key), Price(key, found.get(key), None, None))
+        if neighbours and spending.binds:
             # Between whole numbers there is nothing.
-            step = limit * _NEAR if key == "effectiveness" else max(1.0, limit * _NEAR // 1)
-            limits = [limit - step, limit, limit + step] if step < limit else [limit, limit + step]
+            apart = limit * _NEAR if key == "effectiveness" else max(1.0, limit * _NEAR // 1)
+            limits = [limit - apart, limit, limit + apart] if apart < limit else [limit, limit + apart]
             front = sweep(spec, {key: limits}, threads=threads, gap=gap, watch=watch, interrupted=interrupted)
-            middle = front.points[-2]
-            price = next((each for each in middle.prices if each.budget == key), price)
-        spendings.append(Spending(key, limit, spent, _by_segment(design, key), price))
+            (price,) = (each for each in front.points[-2].prices if each.budget == key)
+            spending = dataclasses.replace(spending, price=price)
+        spendings.append(spending)
     return Explanation(design, tuple(spendings), _changes(spec, design))
 
 

@@ -16,7 +16,10 @@ from mad_ip.spec import Budget, Spec
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Front", "Point", "Price", "Status", "limited", "reported", "step"]
+__all__ = ["BINDING", "Front", "Point", "Price", "Status", "limited", "reported", "step"]
+
+BINDING = 0.01
+"""A budget binds of which no larger share is left."""
 
 Status: TypeAlias = Literal["optimal", "feasible", "infeasible"]
 

@@ -25,7 +25,6 @@ import numpy as np
 
 from mad_ip import __version__, _called
 from mad_ip.backends.decomposition import Decomposition
-from mad_ip.cost import COSTS
 from mad_ip.decomposition import Earlier
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
@@ -115,13 +114,10 @@ def _limit(text: str, key: str, part: str) -> float:
     value: Any = part.strip()
     with contextlib.suppress(ValueError):
         value = float(value)
-    if key == "effectiveness":
-        allowed, limit = "a number greater than 0", value if finite(value) and value > 0 else None
-    else:
-        allowed, limit = COSTS[key].allowed, COSTS[key].limit(value)
-    if limit is None:
-        raise InputError(f"--over = {text}: {part!r} is no limit; must be {allowed}")
-    return float(limit)
+    declared = Budget.declared()[key].value
+    if not declared.accepts(value):
+        raise InputError(f"--over = {text}: {part!r} is no limit; must be {declared.allowed}")
+    return float(declared.convert(value))
 
 
 def sweep(
@@ -176,13 +172,13 @@ class _Sweep:
             raise InputError(
                 f"over = {dict(self.over)!r}: must have limits of at least one of {allowed}, and no other key"
             )
-        for name, value, fits in (
-            ("gap", self.gap, finite(self.gap) and self.gap >= 0),
-            ("threads", self.threads, self.threads >= 1),
-            ("seed", self.seed, 0 <= self.seed < 2**32),
+        for name, value, fits, allowed in (
+            ("gap", self.gap, finite(self.gap) and self.gap >= 0, "a finite number of at least 0"),
+            ("threads", self.threads, self.threads >= 1, "at least 1"),
+            ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
         ):
             if not fits:
-                raise InputError(f"--{name} = {value}: must be finite and at least {1 if name == 'threads' else 0}")
+                raise InputError(f"--{name} = {value}: must be {allowed}")
         for key in self.keys:
             for limit in self.over[key]:
                 if not (finite(limit) and limit > 0):

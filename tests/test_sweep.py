@@ -346,7 +346,7 @@ def test_no_slack_is_lost_in_a_large_box() -> None:
         ("macs=1e6:inf:3", "'inf' is no limit"),
         ("macs=1e6:2e6:100000000", "from 1 to 10,000"),
         ("macs=1e6:2e6:" + "9" * 5000, "from 1 to 10,000"),
-        ("effectiveness=0:1:3", "'0' is no limit; must be a number greater than 0"),
+        ("effectiveness=0:1:3", "'0' is no limit; must be a finite number greater than 0"),
         ("latency=5:8:3", "'5' is no limit; must be a text with"),
     ],
 )

@@ -6,17 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mad_ip.design import Design
+from mad_ip.front import BINDING
 from mad_ip.mlp.design import MlpDesign
 from mad_ip.mlp.spec import MlpSpec
 from mad_ip.spec import Budget, Domain, Spec
 
-__all__ = ["BINDING", "PROXY", "UNUSED", "hints", "mlp_hints"]
+__all__ = ["PROXY", "UNUSED", "hints", "mlp_hints"]
 
 PROXY = "this certifies the score; entropy is only a proxy of accuracy: docs/evidence.md"
 """What a certificate is about."""
-
-BINDING = 0.01
-"""A budget binds of which no larger share is left."""
 
 UNUSED = 0.05
 """A budget of which a larger share is left deserves a hint."""
@@ -43,8 +41,7 @@ def hints(design: Design, spec: Spec) -> list[str]:
     """One sentence each; none of a design that is not the proven optimum of ``spec``."""
     if not _is_optimum(design, spec):
         return []
-    spent = {key: design.spent(key) for key, _ in spec.budget.limits}
-    return _sentences(list(_ends(design, spec)), spec.budget, {**spent, "effectiveness": design.metrics.effectiveness})
+    return _sentences(list(_ends(design, spec)), spec.budget, design.spendings(spec.budget))
 
 
 def mlp_hints(design: MlpDesign, spec: MlpSpec) -> list[str]:
