@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import math
-import signal
+import os
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mad_ip import __version__
-from mad_ip.errors import InputError, MadIpError
+from mad_ip.errors import InputError, MadIpError, MadIpWarning
+from mad_ip.files import STANDARD_OUTPUT, printable, write_output
+from mad_ip.stopping import Stopped, interruptible, stoppable
 
 if TYPE_CHECKING:
     from mad_ip.solve import Report
 
 __all__ = ["app", "main"]
+
+_SENTENCE = 2_000
+"""Characters of a sentence on standard error."""
+
+_THREADS = 256
 
 _INTERPOLATE = "Fill what a table of times lacks between its rows."
 _SPEC = "Its spec.toml (default: the one with its hash, beside it or in the zoo)."
@@ -34,12 +43,64 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; every error that a user can meet is one sentence and an exit code."""
+    _open_streams()
+    others = warnings.showwarning
+
+    def warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, MadIpWarning):
+            _say(str(message))
+        else:
+            others(message, category, *place, **more)
+
+    warnings.showwarning = warn
     try:
         # Completion asks for the command by the name that it was installed for, python -m mad_ip has another.
-        app(prog_name="mad-ip")
-    except MadIpError as error:
-        print(f"mad-ip: {error}", file=sys.stderr)  # noqa: T201
+        with stoppable():
+            app(prog_name="mad-ip")
+    except (MadIpError, Stopped) as error:
+        _say(str(error))
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        _say("out of memory; a larger limit (ulimit -v), fewer threads or a smaller space is needed")
+        sys.exit(3)
+
+
+def _open_streams() -> None:
+    """Give what is closed of the standard streams a place, or the next file that is opened takes it.
+
+    What an encoding lacks is written as an escape.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r"))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and descriptor > 0:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(sentence: str) -> None:
+    """One sentence on standard error; of a very long one both ends."""
+    text = printable(sentence)
+    text = text if len(text) <= _SENTENCE else f"{text[: _SENTENCE // 2]} ... {text[-_SENTENCE // 4 :]}"
+    # Where standard error is full, too, there is the exit code.
+    with suppress(OSError):
+        print(f"mad-ip: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that the system gave no more memory: also for a thread or a library."""
+    while error is not None:
+        told = ("cannot allocate memory", "failed to map segment", "can't start new thread", "bad_alloc")
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if any(text in str(error).lower() for text in told):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,9 +129,11 @@ def solve(
         float, typer.Option(help="Seconds after which the best design so far is returned.")
     ] = math.inf,
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the solver.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=_THREADS, help="Threads of the solver.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the first incumbent and of the solver.")] = 0,
-    top: Annotated[int, typer.Option(min=1, help="How many of the best designs to find, each proven in its rank.")] = 1,
+    top: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many of the best designs to find, each proven in its rank.")
+    ] = 1,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers share the decomposition.")
     ] = None,
@@ -92,14 +155,15 @@ def solve(
 
     Exit codes: 0 proven optimal, 3 feasible but not proven, 4 infeasible, 2 bad input, 1 internal error.
     """
-    from mad_ip.files import require_folder, require_new
+    from mad_ip.files import require_new
     from mad_ip.kinds import spec_kind
 
     _require_limits(time_limit, gap)
-    if out is not None:
-        require_folder("--out", out)
+    outputs = [] if out is None or out == STANDARD_OUTPUT else [out, *(_numbered(out, n) for n in range(2, top + 1))]
+    for path in outputs:
+        require_new("--out", path, spec)
     if log is not None:
-        require_new("--log", log, spec, out)
+        require_new("--log", log, spec, *outputs)
     kind = spec_kind(spec)
     if not kind.profiles:
         ranked = top if top > 1 else None
@@ -122,7 +186,7 @@ def solve(
     from mad_ip.reports.terminal import progress
 
     given = ""
-    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
 
         def follow(report: Report) -> None:
             nonlocal given
@@ -135,12 +199,17 @@ def solve(
             options.update(profile=_profile(solver, cluster, log, top), threads=threads, seed=seed, top=top)
         designs, table = kind.solve(problem, **options)
         explanation = _explanation(problem, designs[0], threads, watch, interrupted) if explain else None
-    if out is not None:
-        for number, design in enumerate(designs, start=1):
-            design.save(out if number == 1 else out.with_stem(f"{out.stem}-{number}"))
-    if json:
-        texts = [design.to_json() for design in designs]
-        sys.stdout.write(texts[0] if top == 1 else "[" + ",\n".join(text.rstrip() for text in texts) + "]\n")
+    texts = [design.to_json() for design in designs]
+    text = texts[0] if top == 1 else "[" + ",\n".join(each.rstrip() for each in texts) + "]\n"
+    try:
+        for path, design in zip(outputs, designs, strict=False):
+            design.save(path)
+    except InputError:
+        # What took minutes to find is not lost with the place that it was for.
+        write_output(text)
+        raise
+    if json or out == STANDARD_OUTPUT:
+        write_output(text)
     else:
         _print(table)
         if given:
@@ -150,6 +219,11 @@ def solve(
 
             _print(explanation_table(explanation))
     raise typer.Exit(0 if all(design.certificate.status == "optimal" for design in designs) else 3)
+
+
+def _numbered(out: Path, number: int) -> Path:
+    """Where the design of a rank from 2 on is written."""
+    return out.with_stem(f"{out.stem}-{number}")
 
 
 def _explanation(spec: Any, design: Any, threads: int, watch: Any, interrupted: Callable[[], bool]) -> Any:
@@ -199,7 +273,7 @@ def sweep(
     ] = None,
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
     time_limit: Annotated[float, typer.Option(help="Seconds for each point.")] = math.inf,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the solver.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=_THREADS, help="Threads of the solver.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the first incumbents.")] = 0,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers share the solves.")
@@ -242,7 +316,7 @@ def sweep(
     limits = grid(over or [])
     networks = [measure(name, problem.convention, problem.input.resolution) for name in network or []]
     stopped: MadIpError | None = None
-    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
         try:
             front = run(
                 problem,
@@ -302,7 +376,7 @@ def sample(
     from mad_ip.reports.sampling import sample_table
     from mad_ip.reports.terminal import progress
 
-    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
         designs = sampling.sample(
             problem,
             number,
@@ -330,7 +404,9 @@ def verify(
     write_certificate: Annotated[Path | None, typer.Option(help="Where to write the bound's certificate.")] = None,
     evaluations: Annotated[int, typer.Option(help="Architectures that the attack evaluates.")] = 1_000_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attack.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the bound (default: all cores).")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=_THREADS, help="Threads of the bound (default: all cores).")
+    ] = None,
     interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     write: Annotated[bool, typer.Option("--write", help="Store what was proven in the design.json.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the verdict as a JSON object and nothing else.")] = False,
@@ -345,10 +421,9 @@ def verify(
     from json import dumps
 
     from rich.console import Console
-    from rich.markup import escape
 
     from mad_ip.design import Design
-    from mad_ip.files import read_json, require_folder, write_atomically
+    from mad_ip.files import read_json, require_new, write_atomically
     from mad_ip.kinds import find_spec, require_cnn
     from mad_ip.reports.terminal import progress
     from mad_ip.reports.verification import Model, line, sentences
@@ -362,7 +437,9 @@ def verify(
     if certificate is not None and write_certificate is not None:
         raise InputError("--certificate replays a certificate and --write-certificate writes one; name one of them")
     if write_certificate is not None:
-        require_folder("--write-certificate", write_certificate)
+        require_new("--write-certificate", write_certificate, path, spec)
+    if write:
+        require_new("--write", path)
     require_cnn(path)
     design = Design.read(path)
     beside = path.with_name("spec.toml")
@@ -376,7 +453,7 @@ def verify(
     boxes = None if certificate is None else read_json(certificate)
     if certificate is not None and not isinstance(boxes, dict):
         raise InputError(f"{certificate}: must be a JSON object")
-    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
         verdict = run(
             problem,
             design,
@@ -396,10 +473,10 @@ def verify(
         dataclasses.replace(design, verification=verdict.verification).save(path)
     if json:
         content = {"name": design.name, "score": design.metrics.score, **verdict.content()}
-        sys.stdout.write(dumps(content, indent=2, allow_nan=False) + "\n")
+        write_output(dumps(content, indent=2, allow_nan=False) + "\n")
     else:
         for sentence in sentences(Model(design.name, problem, design, verdict)):
-            _print(escape(sentence))
+            _print(sentence)
     raise typer.Exit(verdict.exit_code)
 
 
@@ -419,7 +496,7 @@ def show(
         bool,
         typer.Option("--explain", help="Say what binds, what more is worth, and why no change of a choice is better."),
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the solves that explain.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=_THREADS, help="Threads of the solves that explain.")] = 1,
 ) -> None:
     """Show a design, or the size of a spec's space and catalogue without solving it."""
     from json import dumps
@@ -450,7 +527,7 @@ def show(
                 raise InputError(
                     f"--explain: the spec of {path} is neither beside it nor in the zoo; --spec must name it"
                 )
-            with _interruptible() as interrupted:
+            with interruptible() as interrupted:
                 explanation = _explanation(problem, design, threads, None, interrupted)
         if html is not None:
             from mad_ip.reports.front import design_page
@@ -458,7 +535,7 @@ def show(
             prices = () if explanation is None else [each.price for each in explanation.spendings]
             write_atomically(html, design_page(design, problem, prices, budget=budget).encode())
         if json:
-            sys.stdout.write(_shown(design, budget, explanation))
+            write_output(_shown(design, budget, explanation))
             return
         _print(kind.design_table(design, budget, problem))
         if problem is None and device is None and design.spec_sha256:
@@ -477,7 +554,7 @@ def show(
         if interpolate:
             problem = _interpolated(path, kind, problem)
         if json:
-            sys.stdout.write(dumps(kind.space_content(problem), indent=2, allow_nan=False) + "\n")
+            write_output(dumps(kind.space_content(problem), indent=2, allow_nan=False) + "\n")
         else:
             _print(kind.space_table(problem))
 
@@ -525,7 +602,7 @@ def init(
     from mad_ip import start
     from mad_ip.files import require_new, write_atomically
 
-    target = None if out in (None, Path("-")) else out
+    target = None if out in (None, STANDARD_OUTPUT) else out
     if target is not None:
         require_new("--out", target)
         if target.exists() and not force:
@@ -552,7 +629,7 @@ def init(
         name=name,
     )
     if target is None:
-        sys.stdout.write(text)
+        write_output(text)
         return
     write_atomically(target, text.encode())
     _print(f"{target}: written")
@@ -575,7 +652,7 @@ def schema(
         raise InputError(f"--kind = {kind}: must be one of {', '.join(kinds)}")
     text = dumps(json_schema(f"spec.toml of {kinds[kind].noun}", kinds[kind].keys), indent=2) + "\n"
     if out is None:
-        sys.stdout.write(text)
+        write_output(text)
         return
     require_new("--out", out)
     write_atomically(out, text.encode())
@@ -589,8 +666,11 @@ def build(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights.")] = 0,
 ) -> None:
     """Build the PyTorch network, check its measured against its modelled cost, and save its initial weights."""
+    from mad_ip.files import require_new
     from mad_ip.kinds import design_kind
 
+    target = out or design.with_suffix(".safetensors")
+    require_new("--out", target, design)
     kind = design_kind(design)
     content = kind.load_design(design)
 
@@ -601,7 +681,6 @@ def build(
     torch.manual_seed(seed)
     network = kind.network(content)
     kind.verify_cost(network, content)
-    target = out or design.with_suffix(".safetensors")
     save_weights(network, target)
     metrics = content.metrics
     _print(f"{target}: {metrics.macs:,} MACs and {metrics.params:,} parameters, measured as modelled")
@@ -672,7 +751,7 @@ def train(
     )
     if runs is not None:
         training.require_runs(runs)
-    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
         result = training.train(
             content,
             data,
@@ -720,7 +799,7 @@ def calibrate(
     if json:
         from json import dumps
 
-        sys.stdout.write(dumps(found.content(), indent=2, allow_nan=False) + "\n")
+        write_output(dumps(found.content(), indent=2, allow_nan=False) + "\n")
         return
     _print(found.verdict)
     _print(report.calibration_table(found))
@@ -803,7 +882,7 @@ def export_model(
     from mad_ip.reports.terminal import progress
     from mad_ip.solve import program
 
-    with _interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
         found = program(problem, reduced=reduced, watch=watch, interrupted=interrupted)
         files = model_files(found, chosen)
     _print(files.summary)
@@ -855,7 +934,7 @@ def score(
     given = None if reference in (None, "default") else Spec.load(str(reference))
     place = _place(device, interpolate)
     optima = []
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         scores = [measure(name, convention, resolution, place) for name in networks]
         if not json:
             for table in map(score_table, scores) if levels or len(scores) == 1 else [scores_table(scores)]:
@@ -873,7 +952,7 @@ def score(
                 "least": optimum.least,
                 "design": loads(optimum.design.to_json()),
             }
-        sys.stdout.write(dumps(contents, indent=2) + "\n")
+        write_output(dumps(contents, indent=2) + "\n")
     raise typer.Exit(0 if all(optimum.proven for optimum in optima) else 3)
 
 
@@ -897,6 +976,7 @@ def read(
 ) -> None:
     """Read a network of another project as a design.json; mad-ip export --format tinynas is TinyNAS's way back."""
     from mad_ip import mcunet, tinynas
+    from mad_ip.files import require_new
     from mad_ip.reports.table import design_table
 
     _require_convention(convention)
@@ -907,6 +987,7 @@ def read(
     target = out or structure.with_suffix(".json")
     if target == structure:
         raise InputError(f"{structure}: the design.json would take its place; --out is needed")
+    require_new("--out", target, structure)
     given = {"resolution": resolution, "classes": classes}
     options = {key: value for key, value in given.items() if value is not None}
     design = loaders[kind](structure, convention=convention, **options)
@@ -1023,7 +1104,7 @@ def compare(
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds for each run.")] = 60.0,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of a randomised solver, with seeds from 0.")] = 5,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every solver.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=_THREADS, help="Threads of every solver.")] = 1,
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and plots/.")] = Path(
         "comparison"
@@ -1039,10 +1120,10 @@ def compare(
     from mad_ip.reports import comparison
 
     settings = comparison.Settings(time_limit, gap, threads, seeds)
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         comparison.compare(specs, solver or [], settings, out, interrupted=interrupted)
     if json:
-        sys.stdout.write((out / "report.json").read_text())
+        write_output((out / "report.json").read_text())
     else:
         _print(f"{out / 'report.html'}: written")
 
@@ -1118,9 +1199,10 @@ def _print(content: object) -> None:
 
 
 def _require_limits(time_limit: float, gap: float) -> None:
-    for name, value in (("--time-limit", time_limit), ("--gap", gap)):
-        if math.isnan(value) or value < 0:
-            raise InputError(f"{name} = {value}: must be a number of at least 0")
+    if math.isnan(time_limit) or time_limit < 0:
+        raise InputError(f"--time-limit = {time_limit}: must be a number of at least 0")
+    if not 0 <= gap <= 1:
+        raise InputError(f"--gap = {gap}: must be a number from 0 to 1")
 
 
 def _require_convention(convention: str | None) -> None:
@@ -1128,20 +1210,3 @@ def _require_convention(convention: str | None) -> None:
 
     if convention is not None and convention not in CONVENTIONS:
         raise InputError(f"--convention = {convention}: must be one of {', '.join(CONVENTIONS)}")
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a wish to stop; a second one ends the program as usual."""
-    wished = threading.Event()
-
-    def handle(number: int, frame: object) -> None:
-        if wished.is_set():
-            raise KeyboardInterrupt
-        wished.set()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield wished.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)

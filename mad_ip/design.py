@@ -20,11 +20,15 @@ from mad_ip.cost import COSTS, Cost
 from mad_ip.device import Device, Operation
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
-from mad_ip.files import read_json, write_atomically
+from mad_ip.files import read_json, shown, write_atomically
 from mad_ip.reader import Reader
 from mad_ip.spec import (
     CONVENTIONS,
+    DEPTHS,
+    SIDES,
+    STAGES,
     TEMPORAL,
+    WIDTHS,
     Budget,
     Choice,
     Objective,
@@ -40,6 +44,7 @@ from mad_ip.spec import (
 __all__ = [
     "EFFECTIVENESS_TOLERANCE",
     "FORMAT",
+    "STATUSES",
     "VERDICTS",
     "Certificate",
     "Design",
@@ -56,6 +61,9 @@ __all__ = [
 FORMAT = "mad-ip/design/1"
 
 _METRIC_TOLERANCE = 1e-9
+
+_SCORE_SLACK = 1e-6
+"""How far a bound may be below the score, relatively, for what cancels in a score of large parts."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,9 @@ class Verification:
     seconds: float
 
 
+STATUSES = ("optimal", "feasible")
+"""What a certificate may say of a design."""
+
 VERDICTS = ("proven", "audited")
 """Verdicts that a design may carry, proven optimal within ``gap``, or free of contradictions only."""
 
@@ -213,6 +224,7 @@ class Design:
         """Build a design from its structure and measure it by an objective, the paper's with ``beta`` by default."""
         unmeasured = Metrics(0.0, 0.0, 0.0, 0.0, 0, 0, 0)
         design = cls(metrics=unmeasured, **structure)
+        _check_sizes(design, design.name)
         return dataclasses.replace(design, metrics=design.measure(beta if objective is None else objective))
 
     @classmethod
@@ -405,6 +417,25 @@ class Design:
                 f"{source}: metrics.share = {stored.share!r}: must be at least 0, and there where metrics.utility is"
             )
         self._compare(self.rescored(unit), source)
+        self._check_certificate(source)
+
+    def _check_certificate(self, source: str) -> None:
+        """Raise :class:`InputError` for a certificate that contradicts itself or the score."""
+        certificate = self.certificate
+        if certificate is None:
+            return
+        if certificate.status not in STATUSES:
+            raise InputError(
+                f"{source}: certificate.status = {shown(certificate.status)}: must be one of {', '.join(STATUSES)}"
+            )
+        gap = relative_gap(self.metrics.score, certificate.bound)
+        if not math.isclose(certificate.gap, gap, rel_tol=_METRIC_TOLERANCE, abs_tol=_METRIC_TOLERANCE):
+            raise InputError(f"{source}: certificate.gap = {certificate.gap!r}: bound and score give {gap!r}")
+        if certificate.bound < self.metrics.score - max(1.0, abs(self.metrics.score)) * _SCORE_SLACK:
+            raise InputError(
+                f"{source}: certificate.bound = {certificate.bound!r}: must be at least the score, "
+                f"{self.metrics.score!r}"
+            )
 
     def rescored(self, metrics: Metrics) -> Metrics:
         """Metrics with this design's depth penalty, share and utility, which do not follow from a structure alone."""
@@ -518,6 +549,7 @@ class Design:
             certificate=None if certificate is None else reader.record("certificate", Certificate),
             verification=None if verification is None else _verification(reader),
         )
+        _check_sizes(design, source)
         _check_separable(design, source)
         return design
 
@@ -610,6 +642,21 @@ def violations(spec: Spec, design: Design) -> list[str]:
     except InputError as error:
         found.append(str(error))
     return found
+
+
+def _check_sizes(design: Design, source: str) -> None:
+    """Raise :class:`InputError` for a network larger than any spec may ask for, before anything of its size is made."""
+    stem = design.stem
+    sizes = [("input.resolution", design.resolution, SIDES), ("input.frames", design.frames or 1, SIDES)]
+    sizes += [("input.channels", design.image_channels, WIDTHS), ("classes", design.classes, WIDTHS)]
+    sizes += [("tail.channels", design.tail or 1, WIDTHS), ("stages", len(design.stages), STAGES)]
+    levels: list[tuple[str, Any]] = [("stem", stem)]
+    levels += [(f"stages[{number}]", stage) for number, stage in enumerate(design.stages, start=1)]
+    limits = {"kernel": SIDES, "stride": SIDES, "channels": WIDTHS, "mid": WIDTHS, "depth": DEPTHS}
+    sizes += [(f"{name}.{key}", getattr(level, key, 1), limits[key]) for name, level in levels for key in limits]
+    for name, value, most in sizes:
+        if value > most:
+            raise InputError(f"{source}: {name} = {shown(value)}: must be at most {most:,}")
 
 
 def _check_separable(design: Design, source: str) -> None:

@@ -77,7 +77,8 @@ def entropy_gain(weight: float, size: int, c: Amount, frames: int | None = None)
 
     ``size`` is the level's output resolution in pixels, ``frames`` its output frames, ``None`` for an image's one.
     """
-    return weight * np.log((frames or 1) * size**2 * c)
+    # Of floats: integers of 64 bits do not hold the largest products, and those below 2**53 are the same.
+    return weight * np.log(float((frames or 1) * size**2) * c)
 
 
 def entropy(levels: Sequence[Level], convention: str) -> float:

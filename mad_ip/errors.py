@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError", "InternalError", "MadIpError"]
+__all__ = ["InputError", "InternalError", "MadIpError", "MadIpWarning"]
 
 
 class MadIpError(Exception):
@@ -15,6 +15,10 @@ class InputError(MadIpError):
     """A file or an argument is wrong; the text names file, key, value and what is allowed."""
 
     exit_code = 2
+
+
+class MadIpWarning(UserWarning):
+    """Something went wrong that the result survives; its text is one sentence for the user."""
 
 
 class InternalError(MadIpError):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mad_ip.files import finite
+from mad_ip.files import finite, shown
 
 if TYPE_CHECKING:
     from mad_ip.reader import Reader
@@ -31,6 +32,7 @@ __all__ = [
     "domain",
     "each",
     "either",
+    "factor",
     "integer",
     "interval",
     "json_schema",
@@ -45,8 +47,8 @@ __all__ = [
 REQUIRED: Any = object()
 """The default of a key that must be there."""
 
-_LONGEST = 1_000_000
-"""Values of a range."""
+LONGEST = 4_096
+"""Values of a choice: what is made of all pairs of two choices still fits in memory."""
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -141,20 +143,26 @@ def _annotated(record: Any) -> Mapping[str, Key]:
     return found
 
 
-def text(*, empty: bool = False) -> Value:
-    """A text, blank only where it may be ``empty``."""
+def text(*, empty: bool = False, lines: bool = False) -> Value:
+    """A text, blank only where it may be ``empty``: one line of what can be printed, or ``lines`` of it with tabs."""
+    allowed = "a text" if empty else "a text that is not empty"
     return Value(
-        "a text" if empty else "a text that is not empty",
-        lambda value: isinstance(value, str) and bool(empty or value.strip()),
+        allowed + ("" if lines else ", one line without control characters"),
+        lambda value: (
+            isinstance(value, str)
+            and bool(empty or value.strip())
+            and (re.sub(r"[\t\r\n]", "", value) if lines else value).isprintable()
+        ),
         lambda: {"type": "string"} if empty else {"type": "string", "pattern": r"\S"},
     )
 
 
 def texts() -> Value:
     """A list of at least one text, none of them empty."""
+    one = text()
     return Value(
         "a list of at least one text",
-        lambda value: isinstance(value, list) and bool(value) and all(isinstance(x, str) and x for x in value),
+        lambda value: isinstance(value, list) and bool(value) and all(map(one.accepts, value)),
         lambda: {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
         convert=tuple,
     )
@@ -165,7 +173,7 @@ def choice(among: Iterable[str]) -> Value:
     choices = list(among)
     return Value(
         "one of " + ", ".join(choices) if len(choices) > 1 else repr(choices[0]),
-        lambda value: value in choices,
+        lambda value: isinstance(value, str) and value in choices,
         lambda: {"enum": choices},
     )
 
@@ -215,6 +223,15 @@ def number(*, least: float = -math.inf, positive: bool = False) -> Value:
         f"a finite number{limit}",
         lambda value: finite(value) and value >= least and not (positive and value <= 0),
         schema,
+    )
+
+
+def factor(*, least: float, most: float) -> Value:
+    """0, or a number from ``least`` to ``most``."""
+    return Value(
+        f"0, or a number from {least:g} to {most:g}",
+        lambda value: finite(value) and (value == 0 or least <= value <= most),
+        lambda: {"anyOf": [{"const": 0}, {"type": "number", "minimum": least, "maximum": most}]},
     )
 
 
@@ -299,9 +316,9 @@ RANGE: Mapping[str, Key] = {
 """The keys of ``{min, max, step}``."""
 
 
-def domain(*, odd: bool = False) -> Value:
-    """The sorted distinct values of an integer, a list, or ``{min, max, step}`` (inclusive)."""
-    one, span = integer(odd=odd), table(RANGE)
+def domain(*, most: int, odd: bool = False) -> Value:
+    """The sorted distinct values, up to ``most``, of an integer, a list, or ``{min, max, step}`` (inclusive)."""
+    one, span = integer(odd=odd, most=most), table(RANGE)
     noun = "odd integer" if odd else "integer"
     allowed = f"a list of at least one {noun}, or {{min, max, step}} with min <= max"
 
@@ -314,8 +331,11 @@ def domain(*, odd: bool = False) -> Value:
             raise reader.fail(key, allowed)
         for value in numbers:
             if not one.accepts(value):
-                raise reader.fail(key, f"{noun}s of at least 1, which {value!r} is not")
-        return tuple(sorted(set(numbers)))
+                raise reader.fail(key, f"{noun}s from 1 to {most:,}, which {shown(value)} is not")
+        values = tuple(sorted(set(numbers)))
+        if len(values) > LONGEST:
+            raise reader.fail(key, f"at most {LONGEST:,} values")
+        return values
 
     return Value(
         allowed,
@@ -329,8 +349,8 @@ def domain(*, odd: bool = False) -> Value:
 def _range(reader: Reader, key: str) -> range:
     given = reader.table(key, RANGE).read_all()
     low, high, step = given["min"], given["max"], given["step"]
-    if (high - low) // step >= _LONGEST:
-        raise reader.fail(key, "a range of at most a million values")
+    if (high - low) // step >= LONGEST:
+        raise reader.fail(key, f"a range of at most {LONGEST:,} values")
     return range(low, high + 1, step)
 
 

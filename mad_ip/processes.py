@@ -1,7 +1,8 @@
 """Functions in processes of their own, which can be followed, asked to stop, and ended at any moment.
 
-A terminal's Ctrl-C reaches the whole foreground group. Only the process that the user started is to act on it: the
-others are each in a session of their own, and deaf to SIGINT. None outlives the one that started it.
+A terminal's Ctrl-C reaches the whole foreground group, a batch queue's SIGTERM every process of the job. Only the
+process that the user started is to act on them: the others are each in a session of their own, and deaf to both. None
+outlives the one that started it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from multiprocessing.connection import Connection
 from typing import IO, Any, TypeVar
 
 from mad_ip.errors import MadIpError
+from mad_ip.stopping import SIGNALS
 
 __all__ = ["Parent", "Process", "Usage", "ready", "started"]
 
 _Argument = TypeVar("_Argument")
+
+_LEAVE = signal.SIGUSR1
+"""Asks a process to end; not SIGTERM, which others send."""
 
 
 class Parent:
@@ -107,7 +112,7 @@ class Process:
     def end(self, patience: float = 0.0) -> Usage:
         """End the process and its whole group; return what it used.
 
-        It has ``patience`` seconds to end by itself. With them it is sent SIGTERM, unless its messages have ended
+        It has ``patience`` seconds to end by itself. With them it is sent a signal, unless its messages have ended
         already; its function then exits by an exception, so that it can end, and account for, its own children.
         """
         if self._usage is None:
@@ -124,7 +129,7 @@ class Process:
         while not done and time.monotonic() < deadline:
             # Again and again: one that comes just before a blocking call does not interrupt it.
             if not self._silent:
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, _LEAVE)
             done, status, usage = os.wait4(pid, os.WNOHANG)
             if not done:
                 time.sleep(0.01)
@@ -182,35 +187,35 @@ def ready(processes: Sequence[Process], seconds: float | None = None) -> list[Pr
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back while a process starts: until its parent holds it, nobody would end it.
+    """Hold Ctrl-C and its like back while a process starts: until its parent holds it, nobody would end it.
 
-    The process inherits the blocked signal; before it has its own session it would die of one sent to the group.
+    The process inherits the blocked signals; before it has its own session it would die of one sent to the group.
     """
     held: list[int] = []
     # Blocked is this thread alone: another may still take the signal to Python's handler, which runs in the main one.
     main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGINT, lambda number, _: held.append(number)) if main else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous = {number: signal.signal(number, lambda n, _: held.append(n)) for number in SIGNALS if main}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if main:
-            signal.signal(signal.SIGINT, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)
     if held:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(held[0])
 
 
 def _leave(*_: object) -> None:
     """Exit once: while the function cleans up, further wishes that it end change nothing."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(_LEAVE, signal.SIG_IGN)
     sys.exit(1)
 
 
 def _serve(descriptor: int) -> None:
     """The process: one call."""
     os.set_inheritable(descriptor, False)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(_LEAVE, _leave)
     parent = Parent(Connection(descriptor))
     function, argument = pickle.load(sys.stdin.buffer)  # noqa: S301 (written by the parent)
     # A parent that is gone reads nothing.
@@ -219,3 +224,6 @@ def _serve(descriptor: int) -> None:
             function(argument, parent)
         except MadIpError as error:
             parent.send(error)
+        except MemoryError:
+            # The parent sees that it is gone; where in its code memory ended is of no use to anybody.
+            sys.exit(1)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from mad_ip import keys as values_of
 from mad_ip.errors import InputError
-from mad_ip.files import named
+from mad_ip.files import named, shown
 from mad_ip.keys import REQUIRED, Key, Value, keys_of
 
 __all__ = ["REQUIRED", "Reader"]
@@ -18,10 +18,14 @@ Known: TypeAlias = type[Any] | Mapping[str, Key] | Iterable[str] | None
 """The keys of a table: a record of :mod:`mad_ip.keys`, any other dataclass, or names; ``None`` allows any."""
 
 
+_TOLD = 8
+"""Wrong keys that are told at once."""
+
+
 class Reader:
     """One table. Every look-up raises :class:`InputError` when the key is missing or its value not what is allowed.
 
-    All keys that are not ``known`` are told at once; of a record also all that are missing, those of its tables too.
+    Keys that are not ``known`` are told together; of a record also all that are missing, those of its tables too.
     ``prefix`` stands before every key in a message, ``noun`` is what the format calls a table, ``unknown`` what is
     said of a key that is not known. Where a look-up has a default, a missing key and a null are both worth that.
     """
@@ -38,7 +42,7 @@ class Reader:
     ) -> None:
         self.source, self.prefix, self.noun, self.unknown = source, prefix, noun, unknown
         if not isinstance(values, Mapping):
-            where = f"{prefix.rstrip('.: ')} = {values!r}: " if prefix else ""
+            where = f"{prefix.rstrip('.: ')} = {shown(values)}: " if prefix else ""
             raise InputError(f"{source}: {where}must be a {noun}")
         self.values: Mapping[str, Any] = values
         self.keys: Mapping[str, Key] = keys_of(known) if isinstance(known, type | Mapping) else {}
@@ -48,7 +52,8 @@ class Reader:
         # Before any look-up: a misspelt key is that, not a missing one.
         wrong = list(self._wrong(names))
         if wrong:
-            raise InputError(f"{source}: {'; '.join(wrong)}")
+            more = f"; and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
+            raise InputError(f"{source}: {'; '.join(wrong[:_TOLD])}{more}")
 
     def _wrong(self, names: list[str]) -> Iterator[str]:
         """What is said of keys that are not among ``names``, or declared and missing, here and in declared tables."""
@@ -64,7 +69,7 @@ class Reader:
                 yield from inner._wrong(list(keys))
 
     def _said(self, key: str, sentence: str) -> str:
-        return f"{self.prefix}{named(str(key))} = {self.values[key]!r}: {sentence}"
+        return f"{self.prefix}{named(str(key))} = {shown(self.values[key])}: {sentence}"
 
     def _missing(self, key: str, allowed: str) -> str:
         return f"{self.prefix}{key} is missing: must be {allowed.replace('{key}', key)}"
@@ -166,14 +171,14 @@ class Reader:
         """An integer from ``least`` to ``most``, or one of those ``allowed``; no boolean and no 2.0."""
         return self.value(key, values_of.integer(least=least, most=most, odd=odd, among=allowed), default=default)
 
-    def integers(self, key: str) -> tuple[int, ...]:
-        """A list, empty or not, of integers of at least 1."""
+    def integers(self, key: str, *, most: int, longest: int) -> tuple[int, ...]:
+        """A list, empty or not, of at most ``longest`` integers from 1 to ``most``."""
         value = self.values.get(key)
-        if not isinstance(value, list):
-            raise self.fail(key, "a list of integers")
+        if not isinstance(value, list) or len(value) > longest:
+            raise self.fail(key, f"a list of at most {longest:,} integers")
         items = {f"{key}[{number}]": item for number, item in enumerate(value, start=1)}
         reader = Reader(self.source, items, None, prefix=self.prefix)
-        return tuple(reader.integer(item) for item in items)
+        return tuple(reader.integer(item, most=most) for item in items)
 
     def number(
         self, key: str, *, least: float = -math.inf, positive: bool = False, default: float | None = REQUIRED

@@ -18,19 +18,25 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias
 
+import numpy as np
+
 from mad_ip import cost, keys, utility
 from mad_ip.cost import Cost
 from mad_ip.device import BOARDS, LATENCY, Affine, Device, Lookup
 from mad_ip.errors import InputError
-from mad_ip.files import finite, read_toml, write_atomically
+from mad_ip.files import finite, read_toml, shown, write_atomically
 from mad_ip.keys import Key
 from mad_ip.reader import Reader
 from mad_ip.utility import Term, Utility
 
 __all__ = [
     "CONVENTIONS",
+    "DEPTHS",
     "FAMILIES",
     "KEYS",
+    "SIDES",
+    "STAGES",
+    "WIDTHS",
     "Budget",
     "Choice",
     "Domain",
@@ -63,7 +69,14 @@ Domain = tuple[int, ...]
 _NO_CHOICE: Domain = (1,)
 
 
-_WEIGHT = keys.number(least=0)
+SIDES, WIDTHS, DEPTHS, STAGES = 1 << 16, 1 << 20, 1_000, 64
+"""The most pixels on a side, or frames; channels or classes; blocks of a stage; and stages: what is larger is a mistake
+that would take all memory.
+"""
+
+_WEIGHT = keys.factor(least=1e-3, most=1e6)
+_PENALTY = keys.factor(least=1e-6, most=1e6)
+_SHARE = keys.factor(least=1e-6, most=utility.LARGEST)
 _WEIGHS = "weight alpha of the entropy up to here"
 _TEMPORAL_KERNEL, _TEMPORAL_STRIDE = (keys.integer(among=among) for among in TEMPORAL.values())
 
@@ -85,10 +98,10 @@ Path: TypeAlias = tuple[Choice, ...]
 class Input:
     """Square input image, or a clip of ``frames`` of them (``None``: an image); ``classes = 0`` builds no head."""
 
-    resolution: Annotated[int, Key(keys.integer(), "side of the square image", "pixels")]
-    channels: Annotated[int, Key(keys.integer(), "channels of the image")] = 3
-    classes: Annotated[int, Key(keys.integer(least=0), "outputs of the classifier; 0: no head")] = 1000
-    frames: Annotated[int | None, Key(keys.integer(), "frames of a clip; without it images")] = None
+    resolution: Annotated[int, Key(keys.integer(most=SIDES), "side of the square image", "pixels")]
+    channels: Annotated[int, Key(keys.integer(most=WIDTHS), "channels of the image")] = 3
+    classes: Annotated[int, Key(keys.integer(least=0, most=WIDTHS), "outputs of the classifier; 0: no head")] = 1000
+    frames: Annotated[int | None, Key(keys.integer(most=SIDES), "frames of a clip; without it images")] = None
 
 
 @dataclass(frozen=True, init=False)
@@ -161,8 +174,10 @@ class Budget:
 class Objective:
     """``entropy H - depth_penalty Q`` and what the choices are worth by themselves (docs/formulation.md section 2)."""
 
-    depth_penalty: Annotated[float, Key(keys.number(least=0), "beta, the price of uneven depths")] = 10.0
-    entropy: Annotated[float, Key(keys.number(least=0), "factor of the entropy; 0: utilities alone")] = 1.0
+    depth_penalty: Annotated[float, Key(_PENALTY, "beta, the price of uneven depths")] = 10.0
+    entropy: Annotated[
+        float, Key(keys.factor(least=1e-6, most=utility.LARGEST), "factor of the entropy; 0: utilities alone")
+    ] = 1.0
     utilities: tuple[Utility, ...] = ()
 
     @property
@@ -214,9 +229,9 @@ class Stem:
     Of clips the kernel has ``temporal_kernel`` (1 or 3) frames, the stride ``temporal_stride`` (1 or 2).
     """
 
-    kernel: Annotated[int, Key(keys.integer(odd=True), "side of the kernel", "pixels")]
-    stride: Annotated[int, Key(keys.integer(), "stride of the convolution")]
-    channels: Annotated[Domain, Key(keys.domain(), "output channels to choose from")]
+    kernel: Annotated[int, Key(keys.integer(odd=True, most=SIDES), "side of the kernel", "pixels")]
+    stride: Annotated[int, Key(keys.integer(most=SIDES), "stride of the convolution")]
+    channels: Annotated[Domain, Key(keys.domain(most=WIDTHS), "output channels to choose from")]
     weight: Annotated[float, Key(_WEIGHT, _WEIGHS, otherwise="1 where the next stage has stride 2, else 0")]
     temporal_kernel: Annotated[int, Key(_TEMPORAL_KERNEL, "frames of the kernel; clips only")] = 1
     temporal_stride: Annotated[int, Key(_TEMPORAL_STRIDE, "stride over frames; clips only")] = 1
@@ -231,10 +246,12 @@ class Stage:
 
     block: Annotated[str, Key(keys.choice(FAMILIES), "family of the blocks")]
     stride: Annotated[int, Key(keys.integer(among=(1, 2)), "stride of the first block")]
-    channels: Annotated[Domain, Key(keys.domain(), "output channels to choose from")]
-    mid: Annotated[Domain, Key(keys.domain(), "inner widths to choose from")]
-    kernel: Annotated[Domain, Key(keys.domain(odd=True), "sides of the k x k kernel to choose from", "pixels")]
-    depth: Annotated[Domain, Key(keys.domain(), "numbers of blocks to choose from")]
+    channels: Annotated[Domain, Key(keys.domain(most=WIDTHS), "output channels to choose from")]
+    mid: Annotated[Domain, Key(keys.domain(most=WIDTHS), "inner widths to choose from")]
+    kernel: Annotated[
+        Domain, Key(keys.domain(most=SIDES, odd=True), "sides of the k x k kernel to choose from", "pixels")
+    ]
+    depth: Annotated[Domain, Key(keys.domain(most=DEPTHS), "numbers of blocks to choose from")]
     weight: Annotated[
         float, Key(_WEIGHT, _WEIGHS, otherwise="8 for the last, 1 where the next stage has stride 2, else 0")
     ]
@@ -246,7 +263,7 @@ class Stage:
 class Tail:
     """1x1 convolution, BN and activation after the last stage."""
 
-    channels: Annotated[Domain, Key(keys.domain(), "output channels to choose from")]
+    channels: Annotated[Domain, Key(keys.domain(most=WIDTHS), "output channels to choose from")]
 
 
 @dataclass(frozen=True)
@@ -389,7 +406,8 @@ class Spec:
     """A design problem, of images or, where ``input.frames`` is given, of clips (docs/video.md).
 
     ``device`` is what its designs are for, if anything (docs/devices.md): where a budget needs one, 8-bit numbers.
-    ``sha256`` identifies the file it came from (of :meth:`to_toml` when there is none).
+    ``sha256`` identifies the file it came from (of :meth:`to_toml` when there is none, or it was changed in code);
+    ``hashed`` is that of the content that it belongs to.
     """
 
     name: str
@@ -404,14 +422,18 @@ class Spec:
     device: Device | None = None
     sha256: str = field(default="", compare=False)
     source: str = field(default="spec", compare=False)
+    hashed: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Validate what one key alone cannot show; raise :class:`InputError`."""
         if self.device is None and self.budget.needs_device:
             object.__setattr__(self, "device", Device())
         _check(self)
-        if not self.sha256:
-            object.__setattr__(self, "sha256", hashlib.sha256(self.to_toml().encode()).hexdigest())
+        content = hashlib.sha256(self.to_toml().encode()).hexdigest()
+        # The hash of a file is not that of what dataclasses.replace makes of its spec.
+        if not self.sha256 or self.hashed not in ("", content):
+            object.__setattr__(self, "sha256", content)
+        object.__setattr__(self, "hashed", content)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -452,7 +474,8 @@ class Spec:
         """The spec with a device whose table is interpolated; raise :class:`InputError` where there is no table."""
         if self.device is None or not isinstance(self.device.latency, Lookup):
             raise InputError(f"{self.source}: --interpolate fills a table of times; device.latency must be one")
-        return dataclasses.replace(self, device=self.device.interpolating())
+        # The file is still the same.
+        return dataclasses.replace(self, device=self.device.interpolating(), hashed="")
 
     @cached_property
     def magnitude(self) -> float:
@@ -697,10 +720,13 @@ def temporal(reader: Reader, frames: int | None) -> dict[str, int]:
 
 def _check_values(spec: Spec) -> None:
     """What the reader checks of every key, of a spec that is built in code."""
-    if spec.convention not in CONVENTIONS or not isinstance(spec.name, str) or not spec.name.strip() or not spec.stages:
-        Reader(spec.source, {"name": spec.name, "convention": spec.convention}, None).choice("convention", CONVENTIONS)
-        raise InputError(f"{spec.source}: name = {spec.name!r}: must be a text that is not empty, with stages")
-    parts: list[tuple[str, Any]] = [("input", spec.input), ("space", spec.space), ("stem", spec.stem)]
+    top = Reader(spec.source, {"name": spec.name, "convention": spec.convention}, None)
+    for key in top.values:
+        top.value(key, KEYS[key].value)
+    if not 1 <= len(spec.stages) <= STAGES:
+        raise InputError(f"{spec.source}: stage: must be from 1 to {STAGES} tables [[stage]], not {len(spec.stages)}")
+    parts: list[tuple[str, Any]] = [("input", spec.input), ("objective", spec.objective), ("space", spec.space)]
+    parts += [("stem", spec.stem)]
     parts += [(f"stage[{number}]", stage) for number, stage in enumerate(spec.stages, start=1)]
     parts += [] if spec.tail is None else [("tail", spec.tail)]
     for name, part in parts:
@@ -710,10 +736,12 @@ def _check_values(spec: Spec) -> None:
                 given = list(value) if isinstance(value, tuple) else value
                 read = Reader(spec.source, {key: given}, None, prefix=f"{name}.").value(key, declared.value)
                 if read != value:
-                    raise InputError(f"{spec.source}: {name}.{key} = {value!r}: must be a tuple of ascending values")
+                    raise InputError(
+                        f"{spec.source}: {name}.{key} = {shown(value)}: must be a tuple of ascending values"
+                    )
     for key, limit in spec.budget.given.items():
         if not (finite(limit) and limit > 0):
-            raise InputError(f"{spec.source}: budget.{key} = {limit!r}: must be a finite number greater than 0")
+            raise InputError(f"{spec.source}: budget.{key} = {shown(limit)}: must be a finite number greater than 0")
 
 
 def _check(spec: Spec) -> None:
@@ -735,11 +763,6 @@ def _check(spec: Spec) -> None:
         size //= stride
     _check_frames(spec)
     _check_device(spec)
-    for key in ("depth_penalty", "entropy"):
-        value = getattr(spec.objective, key)
-        if not (finite(value) and value >= 0 and (key == "depth_penalty" or value <= utility.LARGEST)):
-            most = "" if key == "depth_penalty" else f" and at most {utility.LARGEST:g}"
-            raise InputError(f"{spec.source}: objective.{key} = {value!r}: must be a finite number of at least 0{most}")
     utility.check(spec.objective.utilities, spec.source, {part.key: part.domains for part in spec.segments})
     resolutions = spec.resolutions
     for number, (stage, incoming, size) in enumerate(
@@ -753,7 +776,7 @@ def _check(spec: Spec) -> None:
                 f"{spec.source}: {key}.kernel = {max(stage.kernel)}: larger than its {smallest} x {smallest} feature "
                 f"map; must be at most {smallest}"
             )
-        if not any(spec.space.carries(m, c) for c in stage.channels for m in stage.mid):
+        if not _carried(spec, stage).any():
             low, high = spec.space.mid_ratio or (0.0, math.inf)
             raise InputError(
                 f"{spec.source}: space.mid_ratio = [{low}, {high}]: leaves {key} no choice; must allow at least one "
@@ -761,8 +784,9 @@ def _check(spec: Spec) -> None:
             )
     reachable = set(spec.stem.channels)
     for number, stage in enumerate(spec.stages, start=1):
-        usable = [c for c in stage.channels if any(spec.space.carries(m, c) for m in stage.mid)]
-        following = {c for c in usable if any(spec.space.follows(c_in, c) for c_in in reachable)}
+        usable = [c for c, carried in zip(stage.channels, _carried(spec, stage).any(axis=1), strict=True) if carried]
+        follows = spec.space.follows(np.array(sorted(reachable))[:, None], np.array(usable)[None, :]).any(axis=0)
+        following = {c for c, may in zip(usable, follows, strict=True) if may}
         if not following:
             rules = f"space.monotone = {str(spec.space.monotone).lower()}"
             if spec.space.growth is not None:
@@ -772,6 +796,11 @@ def _check(spec: Spec) -> None:
                 f"{_shorten(sorted(reachable))}; at least one must"
             )
         reachable = following
+
+
+def _carried(spec: Spec, stage: Stage) -> Any:
+    """Which inner widths may go with which channels of a stage, (channels, mid)."""
+    return spec.space.carries(np.array(stage.mid)[None, :], np.array(stage.channels)[:, None])
 
 
 def _check_frames(spec: Spec) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mad_ip import __version__
 from mad_ip.errors import InputError
+from mad_ip.files import shown
 from mad_ip.reader import Reader
 from mad_ip.spec import Path, Spec
 
@@ -168,9 +169,13 @@ class Solver(Backend):
         """
         refused: tuple[type[Exception], ...] = (TypeError, ValueError, OverflowError, *refusals)
         for key, value in self.options.items():
-            where = f"{self.source}: options.{key} = {value!r}"
+            where = f"{self.source}: options.{key} = {shown(value)}"
             if key not in names:
                 raise unknown_option(where, self.title, key, names)
+            if isinstance(value, str) and "file" in key.lower():
+                raise InputError(
+                    f"{where}: would read or write a file; must be left out (--log writes the solver's log)"
+                )
             try:
                 put(key, value)
             except refused:

@@ -7,10 +7,11 @@ A solver may sit in its presolve for minutes without looking at its time limit o
 from __future__ import annotations
 
 import time
+import warnings
 
 from mad_ip.backends.base import Limits, Outcome, Problem, Progress, Solver, Watch
 from mad_ip.backends.profile import Profile, load_backend
-from mad_ip.errors import InternalError
+from mad_ip.errors import MadIpWarning
 from mad_ip.processes import Parent, started
 
 __all__ = ["solve_apart"]
@@ -23,7 +24,8 @@ _GRACE = 2.0
 def solve_apart(profile: Profile, problem: Problem, limits: Limits, watch: Watch) -> Outcome:
     """Solve as :meth:`Solver.solve` in a process, ended when ``watch`` asks for it or the time limit is passed.
 
-    ``watch`` is also called while the solver reports nothing. Raise :class:`InternalError` when the process fails.
+    ``watch`` is also called while the solver reports nothing. A process that fails, as where the system ends it for its
+    memory, stops with what it has reported, and a :class:`mad_ip.errors.MadIpWarning`.
     """
     last = Progress(float("inf"), 0)
     values = None
@@ -33,7 +35,8 @@ def solve_apart(profile: Profile, problem: Problem, limits: Limits, watch: Watch
             try:
                 message = process.receive() if process.poll(_POLL) else Progress(last.bound, last.nodes)
             except EOFError:
-                raise InternalError("the solver's process ended without a result") from None
+                warnings.warn(f"the process of {profile.backend} ended without a result", MadIpWarning, stacklevel=2)
+                return Outcome("stopped", last.bound, values, last.nodes)
             if isinstance(message, Outcome):
                 return message
             last = Progress(min(last.bound, message.bound), message.nodes, message.values)

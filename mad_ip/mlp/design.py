@@ -14,7 +14,7 @@ from mad_ip.blocks import Amount, Layer
 from mad_ip.design import compare
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.files import read_json, write_atomically
-from mad_ip.mlp.spec import MlpSpec
+from mad_ip.mlp.spec import DEEPEST, WIDEST, MlpSpec
 from mad_ip.reader import Reader
 
 __all__ = ["FORMAT", "Certificate", "Metrics", "MlpDesign", "linear", "violations"]
@@ -124,9 +124,9 @@ class MlpDesign:
         return cls(
             name=reader.text("name", empty=True),
             spec_sha256=reader.text("spec_sha256", empty=True),
-            features=reader.integer("features"),
-            widths=reader.integers("widths"),
-            classes=reader.integer("classes"),
+            features=reader.integer("features", most=WIDEST),
+            widths=reader.integers("widths", most=WIDEST, longest=DEEPEST - 1),
+            classes=reader.integer("classes", most=WIDEST),
             metrics=reader.record("metrics", Metrics),
             certificate=None if certificate is None else reader.record("certificate", Certificate),
         )

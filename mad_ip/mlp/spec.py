@@ -19,15 +19,15 @@ from mad_ip.keys import Key
 from mad_ip.reader import Reader
 from mad_ip.spec import Budget, Domain
 
-__all__ = ["BUDGETS", "KEYS", "KIND", "Input", "MlpSpec", "Space"]
+__all__ = ["BUDGETS", "DEEPEST", "KEYS", "KIND", "WIDEST", "Input", "MlpSpec", "Space"]
 
 KIND = "mlp"
 
 BUDGETS = ("macs", "params", "effectiveness", "layers")
 """What an MLP's budget may limit."""
 
-_WIDEST = 2**24
-_DEEPEST = 1000
+WIDEST = 2**24
+DEEPEST = 1000
 """Layers; a network of this depth and width still costs less than 2**63."""
 
 _CHOICES = 1024
@@ -38,16 +38,16 @@ _CHOICES = 1024
 class Input:
     """``features`` is ``w_1``, ``classes`` is ``w_{L+1}``."""
 
-    features: Annotated[int, Key(keys.integer(), "inputs of the first layer")]
-    classes: Annotated[int, Key(keys.integer(), "outputs of the last layer")]
+    features: Annotated[int, Key(keys.integer(most=WIDEST), "inputs of the first layer")]
+    classes: Annotated[int, Key(keys.integer(most=WIDEST), "outputs of the last layer")]
 
 
 @dataclass(frozen=True)
 class Space:
     """``widths`` of every hidden layer; ``depth`` is the number ``L`` of linear layers, 1 for none hidden."""
 
-    widths: Annotated[Domain, Key(keys.domain(), "hidden widths to choose from, the same for every layer")]
-    depth: Annotated[Domain, Key(keys.domain(), "numbers of linear layers to choose from; 1: none hidden")]
+    widths: Annotated[Domain, Key(keys.domain(most=WIDEST), "hidden widths to choose from, the same for every layer")]
+    depth: Annotated[Domain, Key(keys.domain(most=DEEPEST), "numbers of linear layers to choose from; 1: none hidden")]
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class MlpSpec:
     def __post_init__(self) -> None:
         """Validate sizes; raise :class:`InputError`."""
         largest = {
-            "input.features": (self.input.features, _WIDEST),
-            "input.classes": (self.input.classes, _WIDEST),
-            "space.widths": (max(self.space.widths), _WIDEST),
-            "space.depth": (max(self.space.depth), _DEEPEST),
+            "input.features": (self.input.features, WIDEST),
+            "input.classes": (self.input.classes, WIDEST),
+            "space.widths": (max(self.space.widths), WIDEST),
+            "space.depth": (max(self.space.depth), DEEPEST),
         }
         for key, (value, most) in largest.items():
             if value > most:

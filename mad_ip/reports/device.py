@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mad_ip.device import Affine, Rate
 from mad_ip.errors import InputError
-from mad_ip.files import require_folder, write_atomically
+from mad_ip.files import require_new, write_atomically
 from mad_ip.profiling import Comparison, Errors, Measured, Profile, Progress, predicted
 from mad_ip.reports.pages import require
 
@@ -76,7 +76,7 @@ def require_plot(path: Path | str) -> None:
     """Raise :class:`InputError` for another suffix, a folder that is not there, or without matplotlib."""
     if Path(path).suffix not in PLOTS:
         raise InputError(f"--plot = {path}: must end in {' or '.join(PLOTS)}")
-    require_folder("--plot", path)
+    require_new("--plot", path)
     require("--plot", "matplotlib")
 
 

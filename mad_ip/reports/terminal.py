@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
+
+from mad_ip.files import printable, write_output
 
 __all__ = ["progress", "show", "terminal"]
 
 
+class _Output:
+    """Standard output as a console writes to it: by :func:`mad_ip.files.write_output`, which knows what may fail."""
+
+    def write(self, text: str) -> int:
+        write_output(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+
 def terminal() -> Console:
-    """Standard output."""
-    console = Console(highlight=False)
+    """Standard output. No name or path is taken for markup."""
+    console = Console(file=cast(IO[str], _Output()), highlight=False, markup=False, emoji=False)
     # A pipe has no width of its own; wrapping a table at 80 columns would break its rows.
     if not console.is_terminal:
         console.width = max(console.width, 120)
@@ -23,8 +38,12 @@ def terminal() -> Console:
 
 
 def show(content: object) -> None:
-    """Print a table or a text, which the terminal wraps."""
-    terminal().print(content, soft_wrap=isinstance(content, str))
+    """Print a table or a text, which the terminal wraps.
+
+    Raises :class:`mad_ip.errors.InputError` when standard output takes no more.
+    """
+    text = isinstance(content, str)
+    terminal().print(printable(str(content)) if text else content, soft_wrap=text)
 
 
 @contextmanager
@@ -35,7 +54,7 @@ def progress(console: Console, quiet: bool, line: Callable[[Any], str]) -> Itera
         return
     if console.is_terminal:
         with Live(console=console, refresh_per_second=8, transient=True) as live:
-            yield lambda report: live.update(line(report))
+            yield lambda report: live.update(Text(printable(line(report))))
         return
     phase, shown = "", 0.0
 
@@ -43,6 +62,6 @@ def progress(console: Console, quiet: bool, line: Callable[[Any], str]) -> Itera
         nonlocal phase, shown
         if report.phase != phase or time.perf_counter() - shown > 5:
             phase, shown = report.phase, time.perf_counter()
-            console.print(line(report), highlight=False, soft_wrap=True)
+            console.print(Text(printable(line(report))), highlight=False, soft_wrap=True)
 
     yield watch

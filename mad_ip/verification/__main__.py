@@ -19,8 +19,10 @@ from rich.console import Console
 
 from mad_ip.design import Design
 from mad_ip.errors import InputError, MadIpError
+from mad_ip.files import printable
 from mad_ip.reports.verification import Model, display, show
 from mad_ip.spec import Spec
+from mad_ip.stopping import Stopped, stoppable
 from mad_ip.verification.attack import EVALUATIONS
 from mad_ip.verification.parallel import Job, verify_all
 from mad_ip.verification.verdict import GAP, check_settings
@@ -56,14 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # One model has all cores; of several, each has its share.
         cores = os.cpu_count() or 1
         shared = {**settings, "threads": max(1, cores // len(jobs))}
-        with display([job.name for job in jobs], errors) as watch:
+        with stoppable(), display([job.name for job in jobs], errors) as watch:
             verdicts = verify_all(jobs, shared, cores, watch)
-    except MadIpError as error:
-        errors.print(str(error), style="red", markup=False, soft_wrap=True)
+    except (MadIpError, Stopped) as error:
+        errors.print(printable(str(error)), style="red", markup=False, soft_wrap=True)
         return error.exit_code
-    except KeyboardInterrupt:
-        errors.print("stopped")
-        return 3
     models = [Model(job.name, job.spec, job.design, verdict) for job, verdict in zip(jobs, verdicts, strict=True)]
     show(models, without)
     for model in models:

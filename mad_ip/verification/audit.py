@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 
-from mad_ip.design import Design, negligible, relative_gap, violations
+from mad_ip.design import STATUSES, Design, negligible, relative_gap, violations
 from mad_ip.spec import Spec
 from mad_ip.verification.exhaustion import architectures, score_slack
 
-__all__ = ["OPTIMAL_GAP", "STATUSES", "audit"]
-
-STATUSES = ("optimal", "feasible")
+__all__ = ["OPTIMAL_GAP", "audit"]
 
 OPTIMAL_GAP = 1e-6
 """Largest relative gap of a design that may call itself optimal if none was asked (docs/verification.md section 8)."""

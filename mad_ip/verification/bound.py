@@ -160,8 +160,8 @@ def replay(
         raise InputError(f"format = {certificate.get('format')!r}: must be {FORMAT!r}")
     records: Any = certificate.get("nodes")
     claimed: Any = certificate.get("upper")
-    if not isinstance(records, list) or not finite(claimed):
-        raise InputError("nodes, upper: must be a list and a number, as mad-ip writes them")
+    if not isinstance(records, list) or not all(finite(certificate.get(key)) for key in ("upper", "score", "gap")):
+        raise InputError("nodes, upper, score, gap: must be a list and three numbers, as mad-ip writes them")
     if certificate.get("spec_sha256") != spec.sha256:
         return Replay(math.inf, 0, (f"spec_sha256: the certificate is of another spec than {spec.sha256}",))
     stack = [whole(spec)]

@@ -16,7 +16,7 @@ import torch
 from mad_ip import tinynas
 from mad_ip.design import Design
 from mad_ip.errors import InputError
-from mad_ip.files import require_folder, write_atomically
+from mad_ip.files import require_new, write_atomically
 from mad_ip.networks.export import programs, standalone
 from mad_ip.networks.network import Network
 from mad_ip.networks.weights import load_weights, save_weights
@@ -97,7 +97,7 @@ def export(
             )
     if Path(path).suffix != form.suffix:
         raise InputError(f"--out = {path}: the suffix of --format {kind} must be {form.suffix}")
-    require_folder("--out", path)
+    require_new("--out", path)
     if checkpoint is not None and not form.weighted:
         raise InputError(
             f"--checkpoint = {checkpoint}: a file of --format {kind} holds no weights; "
