@@ -30,6 +30,9 @@ _SENTENCE = 2_000
 
 _THREADS = 256
 
+_SIDE = 65_536
+"""Pixels, as of a spec."""
+
 _INTERPOLATE = "Fill what a table of times lacks between its rows."
 _SPEC = "Its spec.toml (default: the one with its hash, beside it or in the zoo)."
 
@@ -564,7 +567,8 @@ def init(
     macs: Annotated[float | None, typer.Option(help="Multiply-accumulates of an image, as 600e6.")] = None,
     params: Annotated[float | None, typer.Option(help="Parameters, as 5e6.")] = None,
     resolution: Annotated[
-        int | None, typer.Option(min=1, help="Side of the image in pixels (default: the network's own, else 224).")
+        int | None,
+        typer.Option(min=1, max=_SIDE, help="Side of the image in pixels (default: the network's own, else 224)."),
     ] = None,
     family: Annotated[
         str | None,
@@ -902,7 +906,7 @@ def score(
         str | None, typer.Option(help="paper or tinynas (default: the design's own, else paper).")
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(min=1, help="Input resolution (default: the network's own, else 224).")
+        int | None, typer.Option(min=1, max=_SIDE, help="Input resolution (default: the network's own, else 224).")
     ] = None,
     reference: Annotated[
         str | None, typer.Option("--against", help="A spec.toml, or default: a space around the network itself.")
@@ -965,7 +969,7 @@ def read(
         str | None, typer.Option("--format", help="tinynas or mcunet (default: mcunet for .json, else tinynas).")
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(min=1, help="Input resolution (default: MCUNet's own, 224 for TinyNAS).")
+        int | None, typer.Option(min=1, max=_SIDE, help="Input resolution (default: MCUNet's own, 224 for TinyNAS).")
     ] = None,
     classes: Annotated[
         int | None,

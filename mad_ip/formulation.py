@@ -43,6 +43,9 @@ __all__ = ["Formulation", "Window", "attainable_spreads"]
 _BUDGET_SCALE = 1e4
 """Right-hand side of a budget row: a solver's absolute tolerance of 1e-7 is then 1e-11 of the budget."""
 
+_NOTHING = 1e-8
+"""What a budget's row leaves out, in its scale: solvers do the same, with a warning. It only admits more."""
+
 _EFFECTIVENESS_SLACK = 1e-9
 """Added to the right of an effectiveness row, in log-width, so that rounding cuts off no feasible design."""
 
@@ -347,12 +350,15 @@ def _secants(points: Sequence[int], values: Sequence[float]) -> list[tuple[float
 
 
 def _budget_row(model: Any, segments: Sequence[Options], spec: Spec, budget: str) -> Any:
-    limit = getattr(spec.budget, budget)
+    limit = spec.budget.sums[budget]
+    if sum(int(segment.costs[budget].max()) for segment in segments) <= limit:
+        return pyo.Constraint.Skip
     unit = _BUDGET_SCALE / limit
     terms = [
-        (model.x[s, o], unit * float(cost))
+        (model.x[s, o], coefficient)
         for s, segment in enumerate(segments)
         for o, cost in enumerate(segment.costs[budget])
+        if (coefficient := unit * float(cost)) > _NOTHING
     ]
     # Costs are integers: half a unit above the last admissible one, so that rounding cuts off no feasible design.
     return _linear(terms) <= unit * (math.floor(limit) + 0.5)

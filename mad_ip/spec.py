@@ -68,6 +68,9 @@ Domain = tuple[int, ...]
 
 _NO_CHOICE: Domain = (1,)
 
+_COSTLIEST = 2.0**62
+"""No network of a spec costs as much, in any unit."""
+
 
 SIDES, WIDTHS, DEPTHS, STAGES = 1 << 16, 1 << 20, 1_000, 64
 """The most pixels on a side, or frames; channels or classes; blocks of a stage; and stages: what is larger is a mistake
@@ -151,8 +154,13 @@ class Budget:
 
     @property
     def sums(self) -> dict[str, float]:
-        """The limits on sums over the network's blocks, by key."""
-        return {key: limit for key, limit in self.limits if cost.COSTS[key].combine == "sum"}
+        """The limits on sums over the network's blocks, by key, as what solves and proves takes them.
+
+        Costs are whole numbers and below :data:`_COSTLIEST`: nothing is allowed by a limit beyond it that is not by it,
+        and nothing forbidden by one below a half.
+        """
+        found = ((key, limit) for key, limit in self.limits if cost.COSTS[key].combine == "sum")
+        return {key: min(max(limit, 0.5), _COSTLIEST) for key, limit in found}
 
     @property
     def maxima(self) -> dict[str, float]:

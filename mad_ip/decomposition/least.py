@@ -20,13 +20,13 @@ def least(spec: Spec, budget: str) -> float:
     """The smallest value of one of the spec's budgets over all architectures of its space (effectiveness: to 1e-9)."""
     if budget in spec.budget.maxima:
         return float(_least_maximum(spec, budget))
-    limit = getattr(spec.budget, budget)
-    alone = dataclasses.replace(spec, budget=Budget(**{budget: limit}), objective=Objective(0.0), sha256="")
+    single = Budget(**{budget: getattr(spec.budget, budget)})
+    alone = dataclasses.replace(spec, budget=single, objective=Objective(0.0), sha256="")
     if budget == "effectiveness":
         return paths.smallest_effectiveness(catalogue.build(_widest(alone)))
     program = _program(alone)
     before = passes.prefixes(program.tables, np.ones(1), 0.0)
-    return float(round(-float(before[-program.tables.shapes[-1, 1] :].max()) * limit))
+    return float(round(-float(before[-program.tables.shapes[-1, 1] :].max()) * single.sums[budget]))
 
 
 def _least_maximum(spec: Spec, budget: str) -> int:

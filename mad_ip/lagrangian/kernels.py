@@ -12,7 +12,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -71,13 +74,40 @@ def _folder() -> str | None:
     sources = b"".join((here / name).with_suffix(".py").read_bytes() for name in names)
     config: Any = numba.config
     users: str = AppDirs("mad-ip", appauthor=False).user_cache_dir  # type: ignore[no-untyped-call]
-    for place in filter(None, (config.CACHE_DIR, here / "__pycache__", users)):
-        folder = Path(place) / hashlib.sha256(sources).hexdigest()[:16]
+    state = hashlib.sha256(sources).hexdigest()[:16]
+    own = here / "__pycache__"
+    for place in filter(None, (config.CACHE_DIR, own, users, _temporary())):
+        folder = Path(place) / state
         with suppress(OSError):
+            if not folder.exists() and place not in (own, config.CACHE_DIR) and (own / state).is_dir():
+                # Compiled when it was installed, where numba can only read. It also writes to what it reads from.
+                _copy(own / state, folder)
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder, os.W_OK):
                 return str(folder)
     return None
+
+
+def _temporary() -> Path | None:
+    """A folder of temporary files that is this user's alone; ``None`` where it is somebody else's, or cannot be made.
+
+    Whoever writes to it decides what is run.
+    """
+    with suppress(OSError):
+        folder = Path(tempfile.gettempdir()) / f"mad-ip-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            return folder
+    return None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder, so that nobody sees a part of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as place:
+        shutil.copytree(source, Path(place) / "copy", copy_function=shutil.copy)
+        (Path(place) / "copy").rename(target)
 
 
 def compiled(function: _F, **options: bool) -> _F:

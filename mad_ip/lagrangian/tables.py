@@ -113,7 +113,7 @@ def _table(spec: Spec, segment: Segment) -> Table:
     opening, again, limits = [], [], []
     allowed = _Allowed(spec, segment, shape)
     for key, cost in spec.costs.items():
-        limit = getattr(spec.budget, key)
+        limit = {**spec.budget.sums, **spec.budget.maxima}.get(key)
         if limit is None:
             continue
         terms = [*cost.terms(first, True), *cost.terms(head, True)], list(cost.terms(rest, False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -62,6 +62,8 @@ def progress(console: Console, quiet: bool, line: Callable[[Any], str]) -> Itera
         nonlocal phase, shown
         if report.phase != phase or time.perf_counter() - shown > 5:
             phase, shown = report.phase, time.perf_counter()
-            console.print(Text(printable(line(report))), highlight=False, soft_wrap=True)
+            # Work is not given up for a place that cannot show how far it is.
+            with suppress(OSError):
+                console.print(Text(printable(line(report))), highlight=False, soft_wrap=True)
 
     yield watch
