@@ -87,7 +87,7 @@ def _open_streams() -> None:
 
 def _say(sentence: str) -> None:
     """One sentence on standard error; of a very long one both ends."""
-    text = printable(sentence)
+    text = printable(sentence).replace("\n", "\\n")
     text = text if len(text) <= _SENTENCE else f"{text[: _SENTENCE // 2]} ... {text[-_SENTENCE // 4 :]}"
     # Where standard error is full, too, there is the exit code.
     with suppress(OSError):
@@ -183,13 +183,11 @@ def solve(
     if interpolate:
         problem = _interpolated(spec, kind, problem)
 
-    from rich.console import Console
-
     from mad_ip.reports.progress import given_to, line
-    from mad_ip.reports.terminal import progress
+    from mad_ip.reports.terminal import Terminal, progress
 
     given = ""
-    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Terminal(stderr=True), quiet, line) as watch:
 
         def follow(report: Report) -> None:
             nonlocal given
@@ -307,11 +305,9 @@ def sweep(
     if without_page and network:
         raise InputError(f"--network = {network[0]}: is shown on the page; {without_page}")
 
-    from rich.console import Console
-
     from mad_ip.reports.progress import line
     from mad_ip.reports.sweep import front_table
-    from mad_ip.reports.terminal import progress
+    from mad_ip.reports.terminal import Terminal, progress
     from mad_ip.scoring import measure
     from mad_ip.sweep import DESIGNS, FRONT, PAGE, Interrupted, grid
     from mad_ip.sweep import sweep as run
@@ -319,7 +315,7 @@ def sweep(
     limits = grid(over or [])
     networks = [measure(name, problem.convention, problem.input.resolution) for name in network or []]
     stopped: MadIpError | None = None
-    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Terminal(stderr=True), quiet, line) as watch:
         try:
             front = run(
                 problem,
@@ -362,7 +358,7 @@ def sample(
             "(default: the spec's limit, its half, quarter and eighth, where random designs reach them).",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random designs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random designs.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Sample designs to train: random ones near the budgets, spread over the space, and proven optima."""
@@ -372,14 +368,12 @@ def sample(
     problem = load_cnn(spec)
     require_place("--out", out)
 
-    from rich.console import Console
-
     from mad_ip import sampling
     from mad_ip.reports.progress import line
     from mad_ip.reports.sampling import sample_table
-    from mad_ip.reports.terminal import progress
+    from mad_ip.reports.terminal import Terminal, progress
 
-    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Terminal(stderr=True), quiet, line) as watch:
         designs = sampling.sample(
             problem,
             number,
@@ -406,7 +400,7 @@ def verify(
     ] = None,
     write_certificate: Annotated[Path | None, typer.Option(help="Where to write the bound's certificate.")] = None,
     evaluations: Annotated[int, typer.Option(help="Architectures that the attack evaluates.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the attack.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the attack.")] = 0,
     threads: Annotated[
         int | None, typer.Option(min=1, max=_THREADS, help="Threads of the bound (default: all cores).")
     ] = None,
@@ -423,12 +417,10 @@ def verify(
     import os
     from json import dumps
 
-    from rich.console import Console
-
     from mad_ip.design import Design
     from mad_ip.files import read_json, require_new, write_atomically
     from mad_ip.kinds import find_spec, require_cnn
-    from mad_ip.reports.terminal import progress
+    from mad_ip.reports.terminal import Terminal, progress
     from mad_ip.reports.verification import Model, line, sentences
     from mad_ip.spec import Spec
     from mad_ip.verification.verdict import verify as run
@@ -456,7 +448,7 @@ def verify(
     boxes = None if certificate is None else read_json(certificate)
     if certificate is not None and not isinstance(boxes, dict):
         raise InputError(f"{certificate}: must be a JSON object")
-    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Terminal(stderr=True), quiet, line) as watch:
         verdict = run(
             problem,
             design,
@@ -667,7 +659,7 @@ def schema(
 def build(
     design: Annotated[Path, typer.Argument(help="The design.json to build.")],
     out: Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pt or .pth (beside the design).")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial weights.")] = 0,
 ) -> None:
     """Build the PyTorch network, check its measured against its modelled cost, and save its initial weights."""
     from mad_ip.files import require_new
@@ -712,7 +704,7 @@ def train(
     smoothing: Annotated[float, typer.Option(help="Share of a label that goes to all classes.")] = 0.1,
     mixup: Annotated[float, typer.Option(help="Alpha of mixup, 0 for none.")] = 0.0,
     cutmix: Annotated[float, typer.Option(help="Alpha of cutmix, 0 for none.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, order and augmentation.")] = 0,
     limit: Annotated[
         int | None, typer.Option(help="Train on so many images only, as many of each class (default: all).")
     ] = None,
@@ -727,11 +719,9 @@ def train(
 
     Exit codes: 0 trained, 3 stopped by Ctrl-C with a checkpoint, 2 bad input.
     """
-    from rich.console import Console
-
     from mad_ip.design import Design
     from mad_ip.kinds import require_cnn
-    from mad_ip.reports.terminal import progress
+    from mad_ip.reports.terminal import Terminal, progress
     from mad_ip.reports.training import line
 
     require_cnn(design)
@@ -755,7 +745,7 @@ def train(
     )
     if runs is not None:
         training.require_runs(runs)
-    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Terminal(stderr=True), quiet, line) as watch:
         result = training.train(
             content,
             data,
@@ -779,7 +769,9 @@ def calibrate(
     runs: Annotated[Path, typer.Option(help="A CSV file with the columns design, accuracy and, if any, seed.")],
     out: Annotated[Path, typer.Option(help="Where to write the spec with the objective that ranks such designs best.")],
     page: Annotated[Path | None, typer.Option(help="Where to write a page with figures and coefficients.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the cross-validation and of the intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the cross-validation and of the intervals.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object and nothing else.")] = False,
 ) -> None:
     """Fit the objective of a spec to the accuracies of trained designs, and say whether it is of use."""
@@ -819,7 +811,7 @@ def export(
         Path | None, typer.Option(help="Trained weights: .safetensors, .pt or .pth (default: initial weights).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the file (beside the design).")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial weights.")] = 0,
     images: Annotated[
         Path | None,
         typer.Option(help="tflite: a folder of images, or an .npy, to calibrate on (default: random ones)."),
@@ -879,14 +871,12 @@ def export_model(
     if interpolate:
         problem = problem.interpolating()
 
-    from rich.console import Console
-
     from mad_ip.model_files import model_files
     from mad_ip.reports.progress import line
-    from mad_ip.reports.terminal import progress
+    from mad_ip.reports.terminal import Terminal, progress
     from mad_ip.solve import program
 
-    with interruptible() as interrupted, progress(Console(stderr=True), quiet, line) as watch:
+    with interruptible() as interrupted, progress(Terminal(stderr=True), quiet, line) as watch:
         found = program(problem, reduced=reduced, watch=watch, interrupted=interrupted)
         files = model_files(found, chosen)
     _print(files.summary)
@@ -1040,18 +1030,16 @@ def device_profile(
         bool, typer.Option("--table", help="Write the times of a grid of layers, interpolated, instead of a model.")
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="Where to draw predicted against measured: .svg or .png.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Measure the layers that a spec needs on this machine, fit a model of latency, and write device.toml."""
-    from rich.console import Console
-
     from mad_ip.files import require_new
     from mad_ip.kinds import CNN, spec_kind
     from mad_ip.profiling import load_spec, profile
     from mad_ip.reports.device import line, profile_table, require_plot
     from mad_ip.reports.device import plot as draw
-    from mad_ip.reports.terminal import progress
+    from mad_ip.reports.terminal import Terminal, progress
 
     require_new("--out", out, *specs)
     if plot is not None:
@@ -1065,7 +1053,7 @@ def device_profile(
     from mad_ip.networks.timing import Runtime
 
     chosen = Runtime(runtime, threads)
-    with progress(Console(stderr=True), quiet, line) as watch:
+    with progress(Terminal(stderr=True), quiet, line) as watch:
         found = profile(problems, chosen, name=name, number=layers, whole=networks, seed=seed, table=table, watch=watch)
     found.save(out)
     _print(profile_table(found))
@@ -1117,19 +1105,24 @@ def compare(
 ) -> None:
     """Compare solvers on specs, each run in a process of its own, and write a report.
 
-    A solver that is missing or fails becomes a row of the report; Ctrl-C writes what there is.
+    A solver that is missing or fails becomes a row of the report; Ctrl-C writes what there is. Exit codes: 0 all runs
+    made, 3 stopped, 2 bad input.
     """
     _require_limits(time_limit, gap)
 
+    from mad_ip.files import require_place
     from mad_ip.reports import comparison
 
+    require_place("--out", out)
     settings = comparison.Settings(time_limit, gap, threads, seeds)
     with interruptible() as interrupted:
         comparison.compare(specs, solver or [], settings, out, interrupted=interrupted)
+        stopped = interrupted()
     if json:
         write_output((out / "report.json").read_text())
     else:
         _print(f"{out / 'report.html'}: written")
+    raise typer.Exit(3 if stopped else 0)
 
 
 def _place(device: str | None, interpolate: bool) -> Any:

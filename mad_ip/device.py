@@ -472,10 +472,8 @@ LATENCY = {
         "affine: coefficients by kind of layer",
         default=None,
     ),
-    "table": Key(
-        keys.text(lines=True), "table: a line for every measured layer, after one that names the columns", default=None
-    ),
-    "filled": Key(keys.text(lines=True), "table: rows as in table that were interpolated", default=None),
+    "table": Key(keys.text(), "table: a line for every measured layer, after one that names the columns", default=None),
+    "filled": Key(keys.text(), "table: rows as in table that were interpolated", default=None),
     "interpolate": Key(keys.boolean(), "table: fill what it lacks between its rows", default=False),
 }
 """The keys of a table of times."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,6 +48,9 @@ REQUIRED: Any = object()
 
 LONGEST = 4_096
 """Values of a choice: what is made of all pairs of two choices still fits in memory."""
+
+_FEW = 1_000
+"""Up to here a largest value is one of some that are allowed, beyond it one that nobody comes near to."""
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -143,26 +145,20 @@ def _annotated(record: Any) -> Mapping[str, Key]:
     return found
 
 
-def text(*, empty: bool = False, lines: bool = False) -> Value:
-    """A text, blank only where it may be ``empty``: one line of what can be printed, or ``lines`` of it with tabs."""
-    allowed = "a text" if empty else "a text that is not empty"
+def text(*, empty: bool = False) -> Value:
+    """A text, blank only where it may be ``empty``."""
     return Value(
-        allowed + ("" if lines else ", one line without control characters"),
-        lambda value: (
-            isinstance(value, str)
-            and bool(empty or value.strip())
-            and (re.sub(r"[\t\r\n]", "", value) if lines else value).isprintable()
-        ),
+        "a text" if empty else "a text that is not empty",
+        lambda value: isinstance(value, str) and bool(empty or value.strip()),
         lambda: {"type": "string"} if empty else {"type": "string", "pattern": r"\S"},
     )
 
 
 def texts() -> Value:
     """A list of at least one text, none of them empty."""
-    one = text()
     return Value(
         "a list of at least one text",
-        lambda value: isinstance(value, list) and bool(value) and all(map(one.accepts, value)),
+        lambda value: isinstance(value, list) and bool(value) and all(isinstance(x, str) and x for x in value),
         lambda: {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
         convert=tuple,
     )
@@ -198,6 +194,8 @@ def integer(
             lambda: {"enum": list(among)},
         )
     limit = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if most is not None and most > _FEW:
+        limit = f"of at least {least} and at most {most}"
 
     def accepts(value: Any) -> bool:
         return (
@@ -229,7 +227,7 @@ def number(*, least: float = -math.inf, positive: bool = False) -> Value:
 def factor(*, least: float, most: float) -> Value:
     """0, or a number from ``least`` to ``most``."""
     return Value(
-        f"0, or a number from {least:g} to {most:g}",
+        f"a finite number of at least 0: 0, or from {least:g} to {most:g}",
         lambda value: finite(value) and (value == 0 or least <= value <= most),
         lambda: {"anyOf": [{"const": 0}, {"type": "number", "minimum": least, "maximum": most}]},
     )
@@ -331,7 +329,7 @@ def domain(*, most: int, odd: bool = False) -> Value:
             raise reader.fail(key, allowed)
         for value in numbers:
             if not one.accepts(value):
-                raise reader.fail(key, f"{noun}s from 1 to {most:,}, which {shown(value)} is not")
+                raise reader.fail(key, f"{noun}s of at least 1 and at most {most}, which {shown(value)} is not")
         values = tuple(sorted(set(numbers)))
         if len(values) > LONGEST:
             raise reader.fail(key, f"at most {LONGEST:,} values")

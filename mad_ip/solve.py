@@ -32,6 +32,7 @@ from mad_ip.lagrangian.workers import threads as thread_pool
 from mad_ip.spec import Budget, Objective, Spec
 
 __all__ = [
+    "THREADS",
     "InfeasibleError",
     "Model",
     "NoDesignError",
@@ -44,6 +45,9 @@ __all__ = [
     "search",
     "solve",
 ]
+
+THREADS = 256
+"""The most that a solve may be asked for."""
 
 _SCORE_TOLERANCE = 1e-6
 """Largest difference between a solver's objective and the recomputed score, relative to that or to its parts."""
@@ -237,6 +241,8 @@ class _Solve:
 
     def __post_init__(self) -> None:
         self.began = time.perf_counter()
+        if not 1 <= self.threads <= THREADS:
+            raise InputError(f"threads = {self.threads}: must be from 1 to {THREADS}")
         self.backend = self.search or load_backend(self.profile)
         if self.profile.log is not None:
             # Solvers append: a solve may take several of their runs.

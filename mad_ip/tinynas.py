@@ -49,7 +49,7 @@ def load(path: Path | str, **options: Any) -> Design:
     try:
         content = ast.literal_eval(read_bytes(path).decode("utf-8").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0].partition(": <")[0] or type(error).__name__
         raise InputError(f"{path}: not a Python literal ({reason}); must be a TinyNAS structure") from None
     return to_design(content, name=Path(path).stem, source=str(path), **options)
 

@@ -78,14 +78,15 @@ def test_time_limit_leaves_a_feasible_design(tmp_path: Path) -> None:
     assert "not proven" in run("show", tmp_path / "design.json").stdout
 
 
-def test_interruption_leaves_a_feasible_design(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interruption_leaves_a_feasible_design(tmp_path: Path, number: signal.Signals) -> None:
     arguments = [*MAD_IP, "solve", str(FINE), "--out", str(tmp_path / "design.json")]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "branch and bound" in line and "incumbent -" not in line:
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         began = time.perf_counter()
         process.communicate(timeout=60)
     assert time.perf_counter() - began < PROMPT

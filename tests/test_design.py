@@ -44,7 +44,8 @@ kernel = 3
 depth = [2, 4]
 """
 
-CERTIFICATE = Certificate("highs", "1.16.0", "optimal", 1234.5, 0.0, 1.25, 300, 4000)
+CERTIFICATE = Certificate("highs", "1.16.0", "optimal", 0.0, 0.0, 1.25, 300, 4000)
+"""Of a design whose score is its bound."""
 
 
 def build(**changes: Any) -> Design:
@@ -69,7 +70,10 @@ def build(**changes: Any) -> Design:
         "classes": 10,
         "certificate": CERTIFICATE,
     }
-    return Design.create(beta=changes.pop("beta", 10.0), **{**structure, **changes})
+    design = Design.create(beta=changes.pop("beta", 10.0), **{**structure, **changes})
+    if design.certificate is not CERTIFICATE:
+        return design
+    return dataclasses.replace(design, certificate=dataclasses.replace(CERTIFICATE, bound=design.metrics.score))
 
 
 # design.json ---------------------------------------------------------------------------------------------------------

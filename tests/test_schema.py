@@ -219,7 +219,7 @@ def test_all_missing_and_unknown_keys_are_told_at_once() -> None:
     sentence = str(caught.value)
     assert sentence.startswith("file.toml: laetncy = 3: unknown key; allowed are name, convention, ")
     for part in (
-        "; input.resolution is missing: must be an integer of at least 1; ",
+        "; input.resolution is missing: must be an integer of at least 1 and at most 65536; ",
         "; stem.channels.by = 8: unknown key; allowed are min, max, step; ",
         "; stem.channels.max is missing: must be an integer of at least 1; ",
         "; stage[2].blok = 'inverted_se': unknown key; allowed are block, ",

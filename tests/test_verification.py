@@ -642,6 +642,7 @@ def test_a_process_that_dies_is_a_failure(spec: Spec, design: Design, monkeypatc
         broken, whole = verify_all(jobs, {"evaluations": 1_000}, 2, watch)
     assert broken.reasons == ("its process ended without a verdict",)
     assert whole.verdict == "proven"
+    assert broken.verdict == "failed"
     assert "broken: failed" in shown.getvalue()
 
 
@@ -668,7 +669,7 @@ def test_ctrl_c_ends_the_children(tmp_path: Path, send: Callable[[int, int], Non
         send(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert errors.decode().strip() == "stopped"
+    assert errors.decode().strip() == "stopped by SIGINT"
     deadline = time.monotonic() + 5
     while any(runs(pid) for pid in children):
         assert time.monotonic() < deadline

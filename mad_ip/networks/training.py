@@ -518,18 +518,37 @@ class _Run:
             raise
         except Exception:  # a broken pickle can raise any
             content = None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise InputError(f"{path}: not a checkpoint of this version; must be removed to train from the beginning")
+        named = isinstance(content, dict) and content.get("format") == FORMAT
+        if not named or not isinstance(content.get("identity"), dict):
+            raise self._no_checkpoint()
         _require_same(self.folder, content["identity"], self.identity)
-        return content
+        return content  # type: ignore[no-any-return]
+
+    def _no_checkpoint(self) -> InputError:
+        path = self.folder / _CHECKPOINT
+        return InputError(f"{path}: not a checkpoint of this version; must be removed to train from the beginning")
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
-        self.network.load_state_dict(checkpoint["network"])
-        self.optimiser.load_state_dict(checkpoint["optimiser"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
-        self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
-        self.loss.copy_(checkpoint["loss"])
-        self.rows, self.seconds = checkpoint["rows"], checkpoint["seconds"]
+        """Go on from a checkpoint; raise :class:`InputError` for one that is none in spite of its name."""
+        try:
+            self.network.load_state_dict(checkpoint["network"])
+            self.optimiser.load_state_dict(checkpoint["optimiser"])
+            self.scaler.load_state_dict(checkpoint["scaler"])
+            self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
+            self.loss.copy_(checkpoint["loss"])
+            self.rows, self.seconds = checkpoint["rows"], checkpoint["seconds"]
+            whole = self._is_whole()
+        except Exception:  # what is none can raise any
+            whole = False
+        if not whole:
+            raise self._no_checkpoint()
+
+    def _is_whole(self) -> bool:
+        """Whether where it is and its log, as restored, are those of a training."""
+        counted = all(type(number) is int for number in (self.epoch, self.step))
+        placed = counted and 1 <= self.epoch <= self.recipe.epochs + 1 and 0 <= self.step <= self.steps
+        logged = len(self.rows) == self.epoch - 1 and all(len(row) == len(_LOG_COLUMNS) for row in self.rows)
+        return bool(placed and logged and finite(self.seconds) and self.seconds >= 0)
 
     def _write_log(self) -> None:
         """Write all rows anew, from the run's own: none is doubled or lost, wherever a run before was cut."""

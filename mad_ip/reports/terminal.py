@@ -14,7 +14,18 @@ from rich.text import Text
 
 from mad_ip.files import printable, write_output
 
-__all__ = ["progress", "show", "terminal"]
+__all__ = ["Terminal", "progress", "show", "terminal"]
+
+
+class Terminal(Console):
+    """A console that takes no name or path for markup, nor obeys what control characters in it say."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as it is shown, as every string that is printed and every cell of a table."""
+        return super().render_str(printable(text), **options)
 
 
 class _Output:
@@ -29,8 +40,8 @@ class _Output:
 
 
 def terminal() -> Console:
-    """Standard output. No name or path is taken for markup."""
-    console = Console(file=cast(IO[str], _Output()), highlight=False, markup=False, emoji=False)
+    """Standard output."""
+    console = Terminal(file=cast(IO[str], _Output()))
     # A pipe has no width of its own; wrapping a table at 80 columns would break its rows.
     if not console.is_terminal:
         console.width = max(console.width, 120)
@@ -43,18 +54,18 @@ def show(content: object) -> None:
     Raises :class:`mad_ip.errors.InputError` when standard output takes no more.
     """
     text = isinstance(content, str)
-    terminal().print(printable(str(content)) if text else content, soft_wrap=text)
+    terminal().print(content, soft_wrap=text)
 
 
 @contextmanager
-def progress(console: Console, quiet: bool, line: Callable[[Any], str]) -> Iterator[Callable[[Any], None] | None]:
+def progress(console: Terminal, quiet: bool, line: Callable[[Any], str]) -> Iterator[Callable[[Any], None] | None]:
     """Show reports, each as one ``line``: one live line on a terminal, a line now and then elsewhere."""
     if quiet:
         yield None
         return
     if console.is_terminal:
         with Live(console=console, refresh_per_second=8, transient=True) as live:
-            yield lambda report: live.update(Text(printable(line(report))))
+            yield lambda report: live.update(line(report))
         return
     phase, shown = "", 0.0
 
@@ -64,6 +75,6 @@ def progress(console: Console, quiet: bool, line: Callable[[Any], str]) -> Itera
             phase, shown = report.phase, time.perf_counter()
             # Work is not given up for a place that cannot show how far it is.
             with suppress(OSError):
-                console.print(Text(printable(line(report))), highlight=False, soft_wrap=True)
+                console.print(line(report), soft_wrap=True)
 
     yield watch

@@ -11,7 +11,6 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -102,7 +101,7 @@ def table(models: Sequence[Model]) -> Table:
         verdict, certificate = model.verdict, model.design.certificate
         style = STYLES[verdict.verdict]
         grid.add_row(
-            escape(model.name),
+            model.name,
             model.space,
             f"{model.design.metrics.score:,.3f}",
             "-" if certificate is None else f"{certificate.bound:,.3f}",

@@ -15,11 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from mad_ip.design import Design
 from mad_ip.errors import InputError, MadIpError
-from mad_ip.files import printable
+from mad_ip.reports.terminal import Terminal
 from mad_ip.reports.verification import Model, display, show
 from mad_ip.spec import Spec
 from mad_ip.stopping import Stopped, stoppable
@@ -49,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.quick and options.models:
         parser.error("--quick chooses the models itself: name models or say --quick")
-    errors = Console(stderr=True, highlight=False)
+    errors = Terminal(stderr=True)
     settings = {"gap": options.gap, "seconds": options.time_limit, "evaluations": options.evaluations}
     try:
         check_settings(**settings)
@@ -61,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with stoppable(), display([job.name for job in jobs], errors) as watch:
             verdicts = verify_all(jobs, shared, cores, watch)
     except (MadIpError, Stopped) as error:
-        errors.print(printable(str(error)), style="red", markup=False, soft_wrap=True)
+        errors.print(str(error), style="red", soft_wrap=True)
         return error.exit_code
     models = [Model(job.name, job.spec, job.design, verdict) for job, verdict in zip(jobs, verdicts, strict=True)]
     show(models, without)

@@ -17,6 +17,9 @@ from mad_ip.verification.verdict import Report, Verdict, verify
 
 __all__ = ["Job", "verify_all"]
 
+_PATIENCE = 1.0
+"""Seconds from a process's last message to its end."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -42,7 +45,7 @@ def verify_all(
     """Verify all jobs, ``settings`` being keywords of :func:`verify`, at most ``processes`` at a time, longest first.
 
     ``watch`` is told the number of a job with every report and the verdict. A process that fails gives a failed
-    verdict. Whatever ends this function, Ctrl-C included, ends the processes.
+    verdict, one that a signal ended a stopped one. Whatever ends this function, Ctrl-C included, ends the processes.
     """
     waiting = sorted(range(len(jobs)), key=lambda number: jobs[number].effort)
     running: dict[Process, int] = {}
@@ -57,9 +60,10 @@ def verify_all(
                 try:
                     message = process.receive()
                 except EOFError:
-                    message = _failed("its process ended without a verdict")
+                    ended = process.end(_PATIENCE).status < 0
+                    message = _without("stopped" if ended else "failed", "its process ended without a verdict")
                 except MadIpError as error:
-                    message = _failed(str(error))
+                    message = _without("failed", str(error))
                 if isinstance(message, Verdict):
                     verdicts[number] = message
                     del running[process]
@@ -79,5 +83,6 @@ def _verify(task: tuple[Job, Mapping[str, Any]], parent: Parent) -> None:
     parent.send(verify(job.spec, job.design, **settings, watch=send))
 
 
-def _failed(reason: str) -> Verdict:
-    return Verdict("failed", (), None, None, None, None, None, 0.0, (reason,))
+def _without(verdict: str, reason: str) -> Verdict:
+    """A verdict without a proof."""
+    return Verdict(verdict, (), None, None, None, None, None, 0.0, (reason,))

@@ -21,6 +21,7 @@ from mad_ip.reports.comparison.milestones import Comparison, contradictions
 from mad_ip.reports.comparison.records import Point, Run, Settings
 from mad_ip.reports.comparison.runs import Job, measure
 from mad_ip.reports.pages import require
+from mad_ip.reports.terminal import Terminal
 from mad_ip.spec import Spec
 
 __all__ = ["Settings", "compare"]
@@ -60,7 +61,7 @@ def compare(
     surroundings = machine()
     runs = [
         _without_bounds(run) if profiles[run.solver][1].backend in _RANDOMISED else run
-        for run in _run(jobs, settings, interrupted, console or Console(stderr=True))
+        for run in _run(jobs, settings, interrupted, console or Terminal(stderr=True))
     ]
 
     # matplotlib is loaded only now: until here it would take memory and time from the solvers.
