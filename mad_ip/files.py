@@ -277,9 +277,11 @@ def _place(option: str, path: Path | str) -> Path:
     place = Path(path)
     if _is_stream(place):
         return place
-    if place.exists() and not place.is_file() and not place.is_dir():
+    end = Path(os.path.realpath(place))
+    # What is still a link leads to itself.
+    if end.is_symlink() or (end.exists() and not end.is_file() and not end.is_dir()):
         raise InputError(f"{f'{option} = ' if option else ''}{path}: must be a file, a pipe or a character device")
-    return Path(os.path.realpath(place))
+    return end
 
 
 def _is_stream(place: Path) -> bool:
