@@ -41,13 +41,17 @@ _LARGEST = 2**24
 """Of every number of a block: a network as wide or as deep is a mistake in the file."""
 
 
+_LONGEST = 1 << 18
+"""Bytes of a file, some hundred times what a structure has: Python takes 250 times as much to parse it."""
+
+
 def load(path: Path | str, **options: Any) -> Design:
     """The design of a structure file, named after the file; raise :class:`InputError` naming what does not fit.
 
     ``options`` are those of :func:`to_design`.
     """
     try:
-        content = ast.literal_eval(read_bytes(path).decode("utf-8").strip())
+        content = ast.literal_eval(read_bytes(path, _LONGEST).decode("utf-8-sig").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         reason = str(error).partition("\n")[0].partition(": <")[0] or type(error).__name__
         raise InputError(f"{path}: not a Python literal ({reason}); must be a TinyNAS structure") from None

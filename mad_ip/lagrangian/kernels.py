@@ -21,6 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
+# numba also takes it from a file of the working folder, and runs what it finds there.
+os.environ.setdefault("NUMBA_CACHE_DIR", "")
+
 import numba
 import numpy as np
 from numba.misc.appdirs import AppDirs
