@@ -97,7 +97,7 @@ def _say(sentence: str) -> None:
 def _out_of_memory(error: BaseException | None) -> bool:
     """Whether an error, or what led to it, is that the system gave no more memory: also for a thread or a library."""
     while error is not None:
-        told = ("cannot allocate memory", "failed to map segment", "can't start new thread", "bad_alloc")
+        told = ("allocate memory", "failed to map segment", "can't start new thread", "bad_alloc")
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             return True
         if any(text in str(error).lower() for text in told):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ from mad_ip.cost import COSTS
 from mad_ip.decomposition import Found
 from mad_ip.decomposition.least import least
 from mad_ip.design import Certificate, Design, negligible, relative_gap, violations
-from mad_ip.errors import InputError, InternalError, MadIpError
+from mad_ip.errors import InputError, InternalError, MadIpError, MadIpWarning
 from mad_ip.files import write_atomically
 from mad_ip.formulation import Formulation, Window, attainable_spreads
 from mad_ip.lagrangian.workers import threads as thread_pool
@@ -252,13 +253,22 @@ class _Solve:
     def run(self) -> tuple[Design, ...]:
         catalogues.check_range(self.spec)
         self._report()
+        try:
+            self._improve()
+        except MemoryError:
+            if not self.ranked:
+                raise
+            warnings.warn("out of memory: what was found and proven until then stands", MadIpWarning, stacklevel=3)
+        return tuple(map(self._certified, self.ranked))
+
+    def _improve(self) -> None:
+        """Find designs and prove bounds, until the gap is closed or the solve has to stop."""
         if isinstance(self.backend, Search):
             self._search(self.backend)
-        else:
-            given = self._given()
-            if given is not None:
-                self._branch_and_cut(*given)
-        return tuple(map(self._certified, self.ranked))
+            return
+        given = self._given()
+        if given is not None:
+            self._branch_and_cut(*given)
 
     def program(self) -> Program:
         """What a solver would be given."""

@@ -510,3 +510,22 @@ def test_code_is_held_to_what_files_are(values: dict[str, Any]) -> None:
 def test_a_backend_is_not_asked_for_more_threads_than_there_may_be() -> None:
     with pytest.raises(InputError, match="threads = 100000"):
         solve(Spec.load(TOY), threads=100_000)
+
+
+def test_memory_that_ends_leaves_the_incumbent_and_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("mad_ip.solve.compile_model", end)
+    best = Design.load(TOY.with_name("design.json")).metrics.score
+    with pytest.warns(MadIpWarning, match="out of memory"):
+        found = solve(Spec.load(TOY))
+    assert found.certificate is not None
+    assert found.metrics.score <= best * (1 + 1e-9) <= found.certificate.bound * (1 + 2e-9)
+
+
+def test_a_network_that_no_memory_holds_is_not_built(tmp_path: Path, run: Run, design: Design) -> None:
+    stages = tuple(dataclasses.replace(stage, channels=1 << 20, mid=1 << 20) for stage in design.stages)
+    huge = dataclasses.replace(design, stages=stages, certificate=None, verification=None)
+    dataclasses.replace(huge, metrics=huge.measure(10.0)).save(tmp_path / "design.json")
+    refused(run("build", tmp_path / "design.json"), "parameters: must be at most")

@@ -21,6 +21,9 @@ from mad_ip.networks.modules import Residual, chain, init_weights
 
 __all__ = ["POOLS", "Network", "default_cfg"]
 
+LARGEST = 1 << 30
+"""Parameters: 4 GB."""
+
 POOLS = ("avg", "max", "avgmax", "")
 """Global poolings: mean, maximum, the mean of both, none."""
 
@@ -68,6 +71,10 @@ class Network(nn.Module):
             _require(name, rate, finite(rate) and 0 <= rate < 1, "a number of at least 0 and less than 1")
         _check_head(classes, global_pool)
         design = _adapted(design, self.in_chans, classes)
+        if design.metrics.params > LARGEST:
+            raise InputError(
+                f"{design.name}: {design.metrics.params:,} parameters: must be at most {LARGEST:,} to build"
+            )
         self.num_features = self.head_hidden_size = design.feature_channels
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
