@@ -30,8 +30,8 @@ _SENTENCE = 2_000
 
 _THREADS = 256
 
-_SIDE = 65_536
-"""Pixels, as of a spec."""
+_SIDE, _WIDTH = 65_536, 1_048_576
+"""Pixels, and classes, as of a spec."""
 
 _INTERPOLATE = "Fill what a table of times lacks between its rows."
 _SPEC = "Its spec.toml (default: the one with its hash, beside it or in the zoo)."
@@ -399,7 +399,9 @@ def verify(
         Path | None, typer.Option(help="Replay this certificate instead of searching for the bound.")
     ] = None,
     write_certificate: Annotated[Path | None, typer.Option(help="Where to write the bound's certificate.")] = None,
-    evaluations: Annotated[int, typer.Option(help="Architectures that the attack evaluates.")] = 1_000_000,
+    evaluations: Annotated[
+        int, typer.Option(min=0, max=10**12, help="Architectures that the attack evaluates.")
+    ] = 1_000_000,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the attack.")] = 0,
     threads: Annotated[
         int | None, typer.Option(min=1, max=_THREADS, help="Threads of the bound (default: all cores).")
@@ -567,7 +569,8 @@ def init(
         typer.Option(help="basic, bottleneck, inverted or inverted_se (default: the network's, or inverted)."),
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(min=0, help="Outputs of the classifier (default: the network's own, else 1000).")
+        int | None,
+        typer.Option(min=0, max=_WIDTH, help="Outputs of the classifier (default: the network's own, else 1000)."),
     ] = None,
     like: Annotated[
         str | None,
@@ -963,7 +966,9 @@ def read(
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(min=0, help="Outputs of the head; 0: no head (default: MCUNet's own, 1000 for TinyNAS)."),
+        typer.Option(
+            min=0, max=_WIDTH, help="Outputs of the head; 0: no head (default: MCUNet's own, 1000 for TinyNAS)."
+        ),
     ] = None,
     convention: Annotated[str, typer.Option(help="paper or tinynas.")] = "paper",
     out: Annotated[Path | None, typer.Option(help="Where to write design.json (beside the structure).")] = None,

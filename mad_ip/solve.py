@@ -259,6 +259,11 @@ class _Solve:
             if not self.ranked:
                 raise
             warnings.warn("out of memory: what was found and proven until then stands", MadIpWarning, stacklevel=3)
+        except InternalError as error:
+            if not self.profile.options:
+                raise
+            # A solver may be told to take anything for a solution.
+            raise InputError(f"{self.profile.source}: options: {error}; others are needed, or none") from None
         return tuple(map(self._certified, self.ranked))
 
     def _improve(self) -> None:
