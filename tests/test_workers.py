@@ -27,9 +27,10 @@ from mad_ip.design import Design
 from mad_ip.errors import InputError
 from mad_ip.lagrangian import dual, tree
 from mad_ip.lagrangian.box import whole
+from mad_ip.lagrangian.cluster import cluster
 from mad_ip.lagrangian.program import Bound
 from mad_ip.lagrangian.tree import Examined, Node, Task, Tree, branch_and_bound
-from mad_ip.lagrangian.workers import Problem, Workers, cluster, relaxation, threads
+from mad_ip.lagrangian.workers import Problem, Workers, relaxation, threads
 from mad_ip.spec import Spec
 from mad_ip.sweep import sweep, table
 
@@ -328,7 +329,7 @@ def test_without_dask_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyPat
 
 
 def test_no_scheduler_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mad_ip.lagrangian.workers._PATIENCE", 1)
+    monkeypatch.setattr("mad_ip.lagrangian.cluster._PATIENCE", 1)
     with socket.socket() as unused:
         # Bound but not listening: nobody answers, and nobody else takes the port.
         unused.bind(("127.0.0.1", 0))

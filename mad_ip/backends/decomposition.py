@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mad_ip.backends.base import Findings, Limits, Search, proven
 from mad_ip.decomposition import Earlier, Found, optimise
-from mad_ip.lagrangian.workers import cluster, threads
+from mad_ip.lagrangian.cluster import cluster
+from mad_ip.lagrangian.workers import Workers, threads
 from mad_ip.spec import Path, Spec
 
 __all__ = ["Decomposition"]
@@ -31,12 +34,13 @@ class Decomposition(Search):
 
     def solve(self, spec: Spec, limits: Limits, watch: Callable[[Findings], bool]) -> Findings:
         """Solve; see :class:`mad_ip.backends.base.Search`. Gives the ``limits.top`` best paths."""
-        with threads(limits.threads) if self.cluster is None else cluster(self.cluster) as workers:
+        began = time.perf_counter()
+        with self._workers(limits, watch) as workers:
             found = optimise(
                 spec,
                 workers,
                 gap=limits.gap,
-                seconds=limits.seconds,
+                seconds=limits.seconds - (time.perf_counter() - began),
                 seed=limits.seed,
                 threads=limits.threads,
                 top=limits.top,
@@ -51,6 +55,12 @@ class Decomposition(Search):
             return Findings("infeasible", found.bound, (), found.nodes)
         closed = bool(found.paths) and proven(found.last, found.bound, limits.gap)
         return Findings("optimal" if closed else "stopped", found.bound, found.paths, found.nodes)
+
+    def _workers(self, limits: Limits, watch: Callable[[Findings], bool]) -> AbstractContextManager[Workers]:
+        if self.cluster is None:
+            return threads(limits.threads)
+        nothing_new = Findings("stopped", math.inf, (), 0)
+        return cluster(self.cluster, limits.threads, limits.seconds, lambda: watch(nothing_new))
 
 
 def _findings(found: Found) -> Findings:
