@@ -8,7 +8,7 @@ MODEL ?=
 SOLVERS := highs highs-monolithic scip cpsat glpk evolution
 REPORTED := models/toy/spec.toml models/mobile/spec.toml models/coarse/deepmad-r18.toml
 
-.PHONY: demo test lint docs package verify-optimality verify-quick zoo bench report browser clean
+.PHONY: demo test lint docs package verify-optimality verify-quick zoo bench report faults soak browser clean
 
 demo: $(READY)
 	$(BIN)/mad-ip solve models/deepmad-r50/spec.toml --threads 2
@@ -51,6 +51,13 @@ report: $(READY)
 	mkdir -p solvers/plots
 	cp build/report/report.md solvers/
 	cp build/report/plots/*.png solvers/plots/
+
+# Signals at random moments of every command that takes long; what goes wrong stays in build/faults. Takes hours.
+faults: $(READY)
+	$(BIN)/python -m tools.faults
+
+soak: $(READY)
+	$(BIN)/python -m tools.soak
 
 # Some tests open pages in Chromium: skipped where there is none, but not in CI.
 browser:
