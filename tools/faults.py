@@ -492,15 +492,9 @@ def _untrue(files: Path, reference: Reference) -> list[str]:
             compare(name, design.certificate.status, design.metrics.score, design.certificate.bound, known)
     for run in _runs(files):
         name, known = f"{run['spec']}, {run['solver']}", reference.scores[""]
-        points = [(point["score"], point["bound"]) for point in run["trace"]] + [(run["score"], run["bound"])]
-        for score, bound in points:
-            compare(
-                name,
-                run["status"],
-                -math.inf if score is None else score,
-                math.inf if bound is None else bound,
-                known,
-            )
+        for status, row in [("", point) for point in run["trace"]] + [(run["status"], run)]:
+            score = -math.inf if row["score"] is None else row["score"]
+            compare(name, status, score, math.inf if row["bound"] is None else row["bound"], known)
     return faults
 
 
