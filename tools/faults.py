@@ -177,7 +177,8 @@ SCENARIOS = (
 class Strike:
     """A signal to come: to the process of a role, to the command's ``group``, or to ``everyone``.
 
-    ``moment`` is a share of the time that the target takes undisturbed; ``which``, of the processes of its role.
+    ``moment`` is a share of the time that the target takes undisturbed; ``which``, of the processes of its role. One
+    that hits ``writing`` waits from its moment on until a file is being written.
     """
 
     scenario: Scenario
@@ -185,9 +186,11 @@ class Strike:
     signal: signal.Signals
     moment: float
     which: float
+    writing: bool = False
 
     def __str__(self) -> str:
-        return f"{self.scenario.name}, {self.signal.name} to {self.target} at {self.moment:.0%}"
+        text = f"{self.scenario.name}, {self.signal.name} to {self.target} at {self.moment:.0%}"
+        return text + " or while it writes" * self.writing
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,11 @@ class _Run:
     def text(self, name: str) -> str:
         """What it printed."""
         return (self.folder / name).read_text(errors="replace")
+
+    def writing(self) -> bool:
+        """Whether a file of it is not whole yet."""
+        # No time for more: it is there for a tenth of a millisecond.
+        return any(name.endswith(".tmp") for _, _, names in os.walk(self.folder / "files") for name in names)
 
     def tree(self) -> dict[int, list[Any]]:
         """Its processes by depth."""
@@ -324,18 +332,21 @@ def _prepare(scenario: Scenario, folder: Path) -> None:
 def inject(strike: Strike, reference: Reference, folder: Path) -> Result:
     """Run a command, strike, look at what is there, and run it again unless it came to its end.
 
-    A strike that comes too late is brought forward. Raise :class:`InputError` where its target never appears.
+    A strike that comes too late is brought forward, or waits for no file any more. Raise :class:`InputError` where its
+    target never appears.
     """
     _prepare(strike.scenario, folder)
     with _running(strike.scenario, folder) as run:
         handling = _hit(run, strike, reference)
-        if handling is None:
-            if strike.moment < 1e-3:
-                raise InputError(f"{strike}: there is no such process")
-            return inject(dataclasses.replace(strike, moment=strike.moment / 2), reference, folder)
         seconds = run.seconds
-        status = run.ended()
-        faults = [f"did not end within {LIMIT:g} s"] if status is None else _orphans(run)
+        if handling is not None:
+            status = run.ended()
+            faults = [f"did not end within {LIMIT:g} s"] if status is None else _orphans(run)
+    if handling is None:
+        if strike.moment < 1e-3:
+            raise InputError(f"{strike}: there is no such process")
+        sooner = strike.moment if strike.writing else strike.moment / 2
+        return inject(dataclasses.replace(strike, moment=sooner, writing=False), reference, folder)
     texts = run.text("output"), run.text("errors")
     if status is None:
         return Result(strike, "endless", 0, seconds, tuple(faults))
@@ -362,7 +373,9 @@ def _hit(run: _Run, strike: Strike, reference: Reference) -> bool | None:
     moment = run.seconds + (last - first) * strike.moment
     while run.process.poll() is None and run.seconds < moment:
         time.sleep(min(_POLL, max(0.0, moment - run.seconds)))
-    handling = bool(run.text("errors")) or len(run.tree()) > 1
+    while strike.writing and run.process.poll() is None and not run.writing():
+        pass
+    handling = strike.writing or bool(run.text("errors")) or len(run.tree()) > 1
     if run.process.poll() is not None or not target.is_running():
         return None
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -597,14 +610,16 @@ _READERS: dict[str, Callable[[bytes], object]] = {
 
 def strikes(scenario: Scenario, kills: int, signals: int, random: Random) -> list[Strike]:
     """So many SIGKILLs for each role, and so many of each other signal for each way in which it comes."""
+    others = scenario.roles[1:]
     wanted = [(role, signal.SIGKILL, kills) for role in scenario.roles]
     # A command that is a single process is its own group.
     targets = ("main", "group", "everyone") if len(scenario.roles) > 1 else ("main",)
     wanted += [(target, number, signals) for number in POLITE for target in targets]
     return [
-        Strike(scenario, target, number, random.random(), random.random())
+        # Every fifth waits for a file, where the target writes them.
+        Strike(scenario, target, number, random.random(), random.random(), turn % 5 == 4 and target not in others)
         for target, number, times in wanted
-        for _ in range(times)
+        for turn in range(times)
     ]
 
 
