@@ -8,7 +8,7 @@ MODEL ?=
 SOLVERS := highs highs-monolithic scip cpsat glpk evolution
 REPORTED := models/toy/spec.toml models/mobile/spec.toml models/coarse/deepmad-r18.toml
 
-.PHONY: demo test lint docs package verify-optimality verify-quick zoo bench report faults soak browser clean
+.PHONY: demo test lint docs package verify-optimality verify-quick zoo bench report fuzz faults soak browser clean
 
 demo: $(READY)
 	$(BIN)/mad-ip solve models/deepmad-r50/spec.toml --threads 2
@@ -43,6 +43,10 @@ zoo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tools.bench
+
+# Ten minutes of hostile input; what is found stays in build/fuzz, and is an error.
+fuzz: $(READY)
+	$(BIN)/python -m tools.fuzz
 
 # The page and all traces stay in build/report; what the repository shows goes to solvers/.
 report: $(READY)

@@ -46,7 +46,7 @@ def draw_case(material: Mapping[str, bytes], seed: int, number: int) -> Case:
     (kind,) = draw.choices(list(KINDS), [weight for weight, _ in KINDS.values()])
     case = KINDS[kind][1](draw, material)
     case = dataclasses.replace(case, kind=kind, apart=draw.random() < 0.01)
-    if draw.random() < 0.05 and case.files and not case.then:
+    if draw.random() < 0.05 and not case.check:
         case = _renamed(case, draw)
     return case
 

@@ -98,7 +98,7 @@ def _sentence(case: Case, outcome: Outcome, folder: Path) -> str:
     lines = errors.removesuffix("\n").split("\n")
     if len(lines) != 1 or not errors.endswith("\n"):
         number = "several" if errors else "no"
-        return f"{number} lines on standard error of {case.words[0]}, exit {outcome.code}"
+        return f"{number} lines on standard error with exit {outcome.code}"
     if not errors.startswith("mad-ip: ") or len(errors) < 20:
         return f"no sentence of mad-ip: {_digest(errors)}"
     if any(word in errors for word in ("Error:", "Exception", "object at 0x", "<class ")):

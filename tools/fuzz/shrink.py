@@ -84,8 +84,9 @@ def _parsed(content: bytes) -> tuple[Any, Callable[[Any], bytes]]:
     """A file as a tree, and what writes it; ``None`` where it is none."""
     for read, write in ((json.loads, json_bytes), (tomllib.loads, toml_bytes)):
         try:
-            tree = read(content.decode("utf-8"))
+            tree = copy.deepcopy(read(content.decode("utf-8")))
         except (ValueError, RecursionError):
+            # Too deep to be copied is too deep to be pruned.
             continue
         if isinstance(tree, dict | list):
             return tree, write

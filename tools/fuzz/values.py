@@ -85,12 +85,13 @@ def near(value: Any, draw: Random) -> Any:
     return [value]
 
 
-def places(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container in a tree with each of its keys or indices, outer ones first."""
+def places(tree: Any, deepest: int = 20) -> Iterator[tuple[Any, Any]]:
+    """Every container in a tree with each of its keys or indices, outer ones first, down to some depth."""
     keys = tree.keys() if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
     for key in list(keys):
         yield tree, key
-        yield from places(tree[key])
+        if deepest:
+            yield from places(tree[key], deepest - 1)
 
 
 def mutated(tree: Any, draw: Random, times: int) -> Any:
