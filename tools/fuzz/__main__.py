@@ -164,7 +164,7 @@ def _write(folder: Path, case: Case, result: Result, cases: int) -> None:
     lines = [
         f"what: {result.kind or 'nothing wrong'}",
         f"cases: {cases}, such as number {result.number}, kind {case.kind}",
-        f"command, in the folder input: mad-ip {shown(case.words)}",
+        f"command, in the folder input: mad-ip {shown(case.words, 10**6)}",
         *([f"then: mad-ip {shown(case.then)}"] if case.then else []),
         f"exit code: {outcome.code}, seconds: {outcome.seconds:.2f}, memory: {outcome.memory / 1e6:.0f} MB",
         *(f"\n{name}:\n{text[:4000]}" for name, text in _texts(result) if text),

@@ -131,6 +131,40 @@ def _spec(draw: Random, material: Mapping[str, bytes]) -> Case:
     return Case("", words, files, ("show", "out.json") if check else (), check)
 
 
+def _extreme(draw: Random, material: Mapping[str, bytes]) -> Case:
+    """A small spec whose numbers are of a kind that is allowed, and of any size."""
+    table = small_table(draw, 200)
+    for _ in range(draw.choice([1, 1, 2, 3])):
+        number = draw.choice([10.0 ** draw.uniform(-320, 308), 10.0 ** draw.uniform(-9, 20), 10 ** draw.randint(0, 40)])
+        section = draw.choice(["budget", "budget", "objective", "space", "weight", "weight", "input", "domain"])
+        stage = draw.choice(table["stage"])
+        if section == "weight":
+            draw.choice([stage, table["stem"]])["weight"] = number
+        elif section == "domain":
+            key = draw.choice(["channels", "mid", "depth", "kernel"])
+            stage[key] = draw.choice(
+                [[1, 1 + 2 * int(min(number, 10**40) // 2)], {"min": 1, "max": 10 ** draw.randint(1, 20)}]
+            )
+        elif section == "input":
+            key = draw.choice(["resolution", "classes", "channels"])
+            table["input"][key] = table["input"].get(key, 1) * 2 ** draw.randint(1, 100)
+        else:
+            keys = {
+                "budget": ("macs", "params", "layers", "effectiveness"),
+                "objective": ("depth_penalty", "depth_penalty", "entropy"),
+                "space": ("growth", "mid_ratio"),
+            }
+            key = draw.choice(keys[section])
+            table.setdefault(section, {})[key] = (
+                number if key != "mid_ratio" else sorted([number, draw.choice([0, 1, 4.5])])
+            )
+    words: Words = ("solve", "spec.toml", "--quiet", "--time-limit", "2", "--out", "out.json")
+    check = "optimum"
+    if draw.random() < 0.3:
+        words, check = _on_spec(draw)
+    return Case("", words, {"spec.toml": toml_bytes(table)}, ("show", "out.json") if check else (), check)
+
+
 def _zoo(draw: Random, material: Mapping[str, bytes]) -> Case:
     """A file of the zoo, changed."""
     name = draw.choice(["toy", "toy", "mobile"])
@@ -415,8 +449,9 @@ def _options(draw: Random, material: Mapping[str, bytes]) -> Case:
 Draw = Callable[[Random, Mapping[str, bytes]], Case]
 
 KINDS: dict[str, tuple[float, Draw]] = {
-    "small": (6, _small),
-    "spec": (28, _spec),
+    "small": (5, _small),
+    "spec": (24, _spec),
+    "extreme": (8, _extreme),
     "zoo": (8, _zoo),
     "design": (17, _design),
     "certificate": (8, _certificate),
@@ -431,11 +466,11 @@ KINDS: dict[str, tuple[float, Draw]] = {
 """Each kind of case with its weight."""
 
 
-def shown(words: Sequence[str]) -> str:
-    """A command line as it is typed, with what is not printable escaped and what is long cut."""
-    return " ".join(map(_shown, words))
+def shown(words: Sequence[str], longest: int = 80) -> str:
+    """A command line as it is typed, with what is not printable escaped and long words cut."""
+    return " ".join(_shown(word if len(word) <= longest else f"{word[:longest]}...") for word in words)
 
 
 def _shown(word: str) -> str:
     plain = bool(word) and word.isprintable() and not set(word) & set(" '\"\\$`[]*?")
-    return word if plain and len(word) <= 200 else repr(word[:200])
+    return word if plain else repr(word)
