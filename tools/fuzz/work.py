@@ -44,7 +44,7 @@ _ROOM = MEMORY * 3 // 2
 _FILE = 10**8
 """Bytes of a file that a case may write."""
 
-_CLOCK = 4
+_CLOCK = 8
 """Seconds of the clock that a case may take for each of a processor: the machine may be busy."""
 
 _GRACE = 10.0
