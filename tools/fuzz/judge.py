@@ -87,8 +87,14 @@ def _digest(text: str) -> str:
     return " ".join(word for word in re.findall(r"[A-Za-z]+", words) if len(word) < 20 and "xxx" not in word)[:60]
 
 
+_SURVIVED = re.compile(
+    r"^mad-ip: (out of memory: what was found|the process of \w+ ended without)[^\n]*\n", re.MULTILINE
+)
+
+
 def _sentence(case: Case, outcome: Outcome, folder: Path) -> str:
-    errors = outcome.errors
+    # Warnings of what a result survives are none of it.
+    errors = _SURVIVED.sub("", outcome.errors)
     if "Traceback" in errors:
         return f"traceback on standard error in {where(errors)}"
     if outcome.code in (0, 1) or (outcome.code == 3 and outcome.output and not errors):
