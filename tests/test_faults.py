@@ -126,6 +126,17 @@ def foreign(files: Path) -> None:
     (files / "core").touch()
 
 
+def reported(files: Path) -> None:
+    run = {"spec": "toy", "solver": "highs", "status": "not run", "score": None, "bound": None, "trace": []}
+    (files / "report.json").write_text(json.dumps({"runs": [run]}))
+
+
+def reported_falsely(files: Path) -> None:
+    reported(files)
+    content = (files / "report.json").read_text()
+    (files / "report.json").write_text(content.replace("not run", "optimal").replace("null", "10000", 1))
+
+
 def nothing(files: Path) -> None:
     pass
 
@@ -135,7 +146,8 @@ def known(place: Path) -> Reference:
     folder = place / "undisturbed"
     folder.mkdir()
     as_it_is(folder)
-    return Reference(folder, 1.0, {}, {"design.json": Design.load(TOY).metrics.score})
+    score = Design.load(TOY).metrics.score
+    return Reference(folder, 1.0, {}, {"design.json": score, "": score})
 
 
 SENTENCE = "mad-ip: stopped before any design was found\n"
@@ -149,6 +161,8 @@ TRACEBACK = "Traceback (most recent call last):\nKeyboardInterrupt\n"
         (as_it_is, -SIGTERM, "", "optimal"),
         (feasible, 3, "", "feasible"),
         (nothing, 3, SENTENCE, "stopped"),
+        (reported, 3, "", "stopped"),
+        (reported_falsely, 3, "", "toy, highs: is optimal with score 10000"),
         (nothing, 3, "", "ends with status 3 and no sentence"),
         (nothing, 1, SENTENCE, "ends with status 1: mad-ip: stopped"),
         (nothing, -SIGTERM, "", "ends with status -15"),

@@ -451,7 +451,8 @@ def judged(
     if status == 3 and feasible:
         return "feasible", faults
     if status in (2, 3):
-        if not re.search(r"^(mad-ip: .+|stopped.*)$", errors, re.M) and "stopped" not in output:
+        said = re.search(r"^(mad-ip: .+|stopped.*)$", errors, re.M) or "stopped" in output
+        if not said and all(run["status"] == "optimal" for run in _runs(files)):
             faults.append(f"ends with status {status} and no sentence")
         return "stopped", faults
     if status == -strike.signal and not _incomplete(strike.scenario, reference, files):

@@ -2,7 +2,7 @@
 
 Every folder of ``models/`` (in the working folder) that holds a spec.toml and a design.json is audited, enumerated
 where its space is small enough, bounded where it is not, and attacked. Exit code 0 when every verdict is proven, 1 when
-one is not, 2 for bad input, 3 when Ctrl-C stopped it.
+one is failed or open, 3 when one was stopped, 2 for bad input.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.write and model.verdict.verdict == "proven":
             proven = dataclasses.replace(model.design, verification=model.verdict.verification)
             proven.save(MODELS / model.name / "design.json")
-    return 0 if all(model.verdict.verdict == "proven" for model in models) else 1
+    codes = {model.verdict.exit_code for model in models}
+    return next((code for code in (1, 3) if code in codes), 0)
 
 
 def _folders(names: Sequence[str]) -> tuple[list[Path], list[str]]:
