@@ -351,8 +351,6 @@ def _secants(points: Sequence[int], values: Sequence[float]) -> list[tuple[float
 
 def _budget_row(model: Any, segments: Sequence[Options], spec: Spec, budget: str) -> Any:
     limit = spec.budget.sums[budget]
-    if sum(int(segment.costs[budget].max()) for segment in segments) <= limit:
-        return pyo.Constraint.Skip
     unit = _BUDGET_SCALE / limit
     terms = [
         (model.x[s, o], coefficient)
@@ -360,5 +358,7 @@ def _budget_row(model: Any, segments: Sequence[Options], spec: Spec, budget: str
         for o, cost in enumerate(segment.costs[budget])
         if (coefficient := unit * float(cost)) > _NOTHING
     ]
+    if not terms:
+        return pyo.Constraint.Skip
     # Costs are integers: half a unit above the last admissible one, so that rounding cuts off no feasible design.
     return _linear(terms) <= unit * (math.floor(limit) + 0.5)
