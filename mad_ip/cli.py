@@ -1204,7 +1204,7 @@ def _require_limits(time_limit: float, gap: float) -> None:
     if math.isnan(time_limit) or time_limit < 0:
         raise InputError(f"--time-limit = {time_limit}: must be a number of at least 0")
     if not 0 <= gap <= 1:
-        raise InputError(f"--gap = {gap}: must be a number from 0 to 1")
+        raise InputError(f"--gap = {gap}: must be a number of at least 0 and at most 1")
 
 
 def _require_convention(convention: str | None) -> None:

@@ -384,7 +384,7 @@ def test_threads_have_a_range(run: Run, threads: int) -> None:
 @pytest.mark.parametrize("gap", ["inf", "1.5", "nan", "-1"])
 @pytest.mark.usefixtures("unsolved")
 def test_a_gap_has_a_range(run: Run, gap: str) -> None:
-    refused(run("solve", TOY, "--gap", gap, "--time-limit", 0), "--gap", "from 0 to 1")
+    refused(run("solve", TOY, "--gap", gap, "--time-limit", 0), "--gap", "at least 0 and at most 1")
 
 
 def command(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:

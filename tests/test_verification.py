@@ -50,6 +50,7 @@ ALLOWED = {
     "errors",
     "files",
     "processes",
+    "stopping",
     "reader",
     "keys",
     "lagrangian",
@@ -151,7 +152,8 @@ def test_progress_reaches_the_total(spec: Spec) -> None:
 def test_too_large_a_space_is_refused() -> None:
     table = small_table()
     for stage in table["stage"]:
-        stage["depth"] = {"min": 1, "max": 10_000}
+        stage["depth"] = {"min": 1, "max": 1_000}
+        stage["mid"] = {"min": 16, "max": 48}
     spec = Spec.from_table(table)
     assert architectures(spec) == oracle.count(spec) > exhaustion.LIMIT
     with pytest.raises(InputError, match=r"architectures; exhaustion takes at most 1000000000$"):
@@ -160,7 +162,9 @@ def test_too_large_a_space_is_refused() -> None:
 
 def test_costs_beyond_64_bits_are_refused() -> None:
     table = small_table()
-    table["stage"][1].update(channels=[10**10], mid=[10**10])
+    for stage in table["stage"]:
+        stage.update(channels=[1 << 20], mid=[1 << 20], depth=[1_000])
+    table["input"]["resolution"] = 1 << 14
     table["space"] = {}
     with pytest.raises(InputError, match="pass 64-bit integers"):
         exhaust(Spec.from_table(table))
@@ -589,7 +593,7 @@ def test_verify_command_with_bad_input(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "list.json").write_text("[]")
     for arguments, reason in (
         (["--method", "guess"], "method = 'guess': must be one of auto"),
-        (["--gap", "-1"], "--gap = -1.0: must be a number of at least 0"),
+        (["--gap", "-1"], "--gap = -1.0: must be a number of at least 0 and at most 1"),
         (["--time-limit", "nan"], "--time-limit = nan: must be a number of at least 0"),
         (["--evaluations", "0"], "evaluations = 0: must be an integer of at least 1"),
         (["--method", "audit", "--certificate", path], "--certificate: a certificate is the bound's"),

@@ -107,7 +107,7 @@ def table(models: Sequence[Model]) -> Table:
             "-" if certificate is None else f"{certificate.bound:,.3f}",
             "-" if verdict.bound is None else f"{verdict.bound:,.3f}",
             "-" if verdict.gap is None else f"{verdict.gap:.1e}",
-            f"[{style}]{verdict.verdict}[/]",
+            Text(verdict.verdict, style),
             f"{verdict.seconds:.1f}",
         )
     return grid
