@@ -30,7 +30,7 @@ from mad_ip.design import Design, violations
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError, InternalError
 from mad_ip.runs import PERCENT, Runs
-from mad_ip.spec import Budget, Objective, Spec, Term, Utility
+from mad_ip.spec import LEAST_FACTOR, LEAST_WEIGHT, Budget, Objective, Spec, Term, Utility
 from mad_ip.spec import Path as Choices
 from mad_ip.statistics import FUNCTIONS, SHAPES, Candidate, Columns, Fit, Floats, HeldOut, Integers, Position, Prior
 
@@ -272,12 +272,13 @@ def _fitted_spec(features: _Features, way: _Way, fit: Fit) -> Spec:
         elif column.meaning == "level":
             weights[column.level] += share
     factor = float(weights.sum() / max(sum(_weights(spec)), 1e-300))
-    objective = Objective(_rounded(beta), _rounded(factor), _utilities(features, way, points))
+    objective = Objective(_factor(beta), _factor(factor), _utilities(features, way, points))
     changed: dict[str, Any] = {"objective": objective}
     if factor > 0 and any(column.meaning == "level" for column in way.leading):
         # A level of weight 0 would count for the effectiveness no longer, in the convention tinynas.
         own = [
-            _rounded(max(w / factor, 1e-9)) if was > 0 else was for w, was in zip(weights, _weights(spec), strict=True)
+            _rounded(max(w / factor, LEAST_WEIGHT)) if was > 0 else was
+            for w, was in zip(weights, _weights(spec), strict=True)
         ]
         changed["stem"] = dataclasses.replace(spec.stem, weight=own[0])
         changed["stages"] = tuple(
@@ -314,6 +315,11 @@ def _utilities(features: _Features, way: _Way, points: Floats) -> tuple[Utility,
 def _rounded(value: float) -> float:
     """To eight digits, many more than are known."""
     return float(f"{value:.8g}")
+
+
+def _factor(value: float) -> float:
+    """Rounded; nothing where it is less than a spec may say."""
+    return _rounded(value) if value >= LEAST_FACTOR else 0.0
 
 
 # ---- Calibration

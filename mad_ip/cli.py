@@ -18,6 +18,7 @@ import typer
 from mad_ip import __version__
 from mad_ip.errors import InputError, MadIpError, MadIpWarning
 from mad_ip.files import STANDARD_OUTPUT, printable, write_output
+from mad_ip.keys import SIDES, THREADS, WIDTHS
 from mad_ip.stopping import Stopped, interruptible, stoppable
 
 if TYPE_CHECKING:
@@ -27,11 +28,6 @@ __all__ = ["app", "main"]
 
 _SENTENCE = 2_000
 """Characters of a sentence on standard error."""
-
-_THREADS = 256
-
-_SIDE, _WIDTH = 65_536, 1_048_576
-"""Pixels, and classes, as of a spec."""
 
 _INTERPOLATE = "Fill what a table of times lacks between its rows."
 _SPEC = "Its spec.toml (default: the one with its hash, beside it or in the zoo)."
@@ -64,6 +60,12 @@ def main() -> None:
         _say(str(error))
         sys.exit(error.exit_code)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            # The help, which is printed by others.
+            with suppress(InputError):
+                write_output("")
+            _say(f"standard output: cannot be written ({error.strerror})")
+            sys.exit(2)
         if not _out_of_memory(error):
             raise
         _say("out of memory; a larger limit (ulimit -v), fewer threads or a smaller space is needed")
@@ -132,7 +134,7 @@ def solve(
         float, typer.Option(help="Seconds after which the best design so far is returned.")
     ] = math.inf,
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
-    threads: Annotated[int, typer.Option(min=1, max=_THREADS, help="Threads of the solver.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=THREADS, help="Threads of the solver.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the first incumbent and of the solver.")] = 0,
     top: Annotated[
         int, typer.Option(min=1, max=1000, help="How many of the best designs to find, each proven in its rank.")
@@ -166,6 +168,8 @@ def solve(
     for path in outputs:
         require_new("--out", path, spec)
     if log is not None:
+        if log == STANDARD_OUTPUT:
+            raise InputError("--log = -: is written by the solver itself; must be a file")
         require_new("--log", log, spec, *outputs)
     kind = spec_kind(spec)
     if not kind.profiles:
@@ -199,16 +203,16 @@ def solve(
         if kind.profiles:
             options.update(profile=_profile(solver, cluster, log, top), threads=threads, seed=seed, top=top)
         designs, table = kind.solve(problem, **options)
+        texts = [design.to_json() for design in designs]
+        text = texts[0] if top == 1 else "[" + ",\n".join(each.rstrip() for each in texts) + "]\n"
+        try:
+            for path, design in zip(outputs, designs, strict=False):
+                design.save(path)
+        except InputError:
+            # What took minutes to find is not lost with the place that it was for.
+            write_output(text)
+            raise
         explanation = _explanation(problem, designs[0], threads, watch, interrupted) if explain else None
-    texts = [design.to_json() for design in designs]
-    text = texts[0] if top == 1 else "[" + ",\n".join(each.rstrip() for each in texts) + "]\n"
-    try:
-        for path, design in zip(outputs, designs, strict=False):
-            design.save(path)
-    except InputError:
-        # What took minutes to find is not lost with the place that it was for.
-        write_output(text)
-        raise
     if json or out == STANDARD_OUTPUT:
         write_output(text)
     else:
@@ -274,7 +278,7 @@ def sweep(
     ] = None,
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
     time_limit: Annotated[float, typer.Option(help="Seconds for each point.")] = math.inf,
-    threads: Annotated[int, typer.Option(min=1, max=_THREADS, help="Threads of the solver.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=THREADS, help="Threads of the solver.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the first incumbents.")] = 0,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers share the solves.")
@@ -404,7 +408,7 @@ def verify(
     ] = 1_000_000,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the attack.")] = 0,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=_THREADS, help="Threads of the bound (default: all cores).")
+        int | None, typer.Option(min=1, max=THREADS, help="Threads of the bound (default: all cores).")
     ] = None,
     interpolate: Annotated[bool, typer.Option("--interpolate", help=_INTERPOLATE)] = False,
     write: Annotated[bool, typer.Option("--write", help="Store what was proven in the design.json.")] = False,
@@ -447,7 +451,7 @@ def verify(
     problem = Spec.load(source)
     if interpolate:
         problem = problem.interpolating()
-    boxes = None if certificate is None else read_json(certificate)
+    boxes = None if certificate is None else read_json(certificate, proof=True)
     if certificate is not None and not isinstance(boxes, dict):
         raise InputError(f"{certificate}: must be a JSON object")
     with interruptible() as interrupted, progress(Terminal(stderr=True), quiet, line) as watch:
@@ -464,16 +468,16 @@ def verify(
             threads=threads or os.cpu_count() or 1,
             watch=lambda report: bool(watch and watch(report)) or interrupted(),
         )
-    if write_certificate is not None and verdict.certificate:
-        write_atomically(write_certificate, (dumps(verdict.certificate) + "\n").encode())
-    if write and verdict.exit_code == 0:
-        dataclasses.replace(design, verification=verdict.verification).save(path)
     if json:
         content = {"name": design.name, "score": design.metrics.score, **verdict.content()}
         write_output(dumps(content, indent=2, allow_nan=False) + "\n")
     else:
         for sentence in sentences(Model(design.name, problem, design, verdict)):
-            _print(sentence)
+            _print(sentence, write_certificate)
+    if write_certificate is not None and verdict.certificate:
+        write_atomically(write_certificate, (dumps(verdict.certificate) + "\n").encode())
+    if write and verdict.exit_code == 0:
+        dataclasses.replace(design, verification=verdict.verification).save(path)
     raise typer.Exit(verdict.exit_code)
 
 
@@ -493,7 +497,7 @@ def show(
         bool,
         typer.Option("--explain", help="Say what binds, what more is worth, and why no change of a choice is better."),
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, max=_THREADS, help="Threads of the solves that explain.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=THREADS, help="Threads of the solves that explain.")] = 1,
 ) -> None:
     """Show a design, or the size of a spec's space and catalogue without solving it."""
     from json import dumps
@@ -534,15 +538,15 @@ def show(
         if json:
             write_output(_shown(design, budget, explanation))
             return
-        _print(kind.design_table(design, budget, problem))
+        _print(kind.design_table(design, budget, problem), html)
         if problem is None and device is None and design.spec_sha256:
-            _print("its spec is neither beside it nor in the zoo: --spec FILE shows its budgets, too")
+            _print("its spec is neither beside it nor in the zoo: --spec FILE shows its budgets, too", html)
         if explanation is not None:
             from mad_ip.reports.explanation import explanation_table
 
-            _print(explanation_table(explanation))
+            _print(explanation_table(explanation), html)
         if html is not None:
-            _print(f"{html}: written")
+            _print(f"{html}: written", html)
     elif device is not None or spec is not None or html is not None or explain:
         raise InputError(f"{path}: is a spec; --device, --spec, --html and --explain are for a design.json")
     else:
@@ -562,7 +566,7 @@ def init(
     params: Annotated[float | None, typer.Option(help="Parameters, as 5e6.")] = None,
     resolution: Annotated[
         int | None,
-        typer.Option(min=1, max=_SIDE, help="Side of the image in pixels (default: the network's own, else 224)."),
+        typer.Option(min=1, max=SIDES, help="Side of the image in pixels (default: the network's own, else 224)."),
     ] = None,
     family: Annotated[
         str | None,
@@ -570,7 +574,7 @@ def init(
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(min=0, max=_WIDTH, help="Outputs of the classifier (default: the network's own, else 1000)."),
+        typer.Option(min=0, max=WIDTHS, help="Outputs of the classifier (default: the network's own, else 1000)."),
     ] = None,
     like: Annotated[
         str | None,
@@ -603,7 +607,7 @@ def init(
 
     target = None if out in (None, STANDARD_OUTPUT) else out
     if target is not None:
-        require_new("--out", target)
+        require_new("--out", target, like)
         if target.exists() and not force:
             raise InputError(f"--out = {target}: there is such a file; --force replaces it, another name keeps it")
     budget: dict[str, Any] = {"macs": macs, "params": params, "effectiveness": effectiveness}
@@ -631,7 +635,7 @@ def init(
         write_output(text)
         return
     write_atomically(target, text.encode())
-    _print(f"{target}: written")
+    _print(f"{target}: written", target)
 
 
 @app.command()
@@ -655,7 +659,7 @@ def schema(
         return
     require_new("--out", out)
     write_atomically(out, text.encode())
-    _print(f"{out}: written")
+    _print(f"{out}: written", out)
 
 
 @app.command()
@@ -800,10 +804,10 @@ def calibrate(
 
         write_output(dumps(found.content(), indent=2, allow_nan=False) + "\n")
         return
-    _print(found.verdict)
-    _print(report.calibration_table(found))
+    _print(found.verdict, *contents)
+    _print(report.calibration_table(found), *contents)
     for path in contents:
-        _print(f"{path}: written")
+        _print(f"{path}: written", path)
 
 
 @app.command()
@@ -886,7 +890,7 @@ def export_model(
     for path, content in ((out, files.model), (start, files.start), (names, files.names)):
         if path is not None:
             write_atomically(path, content)
-            _print(f"{path}: written")
+            _print(f"{path}: written", path)
 
 
 @app.command()
@@ -899,7 +903,7 @@ def score(
         str | None, typer.Option(help="paper or tinynas (default: the design's own, else paper).")
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(min=1, max=_SIDE, help="Input resolution (default: the network's own, else 224).")
+        int | None, typer.Option(min=1, max=SIDES, help="Input resolution (default: the network's own, else 224).")
     ] = None,
     reference: Annotated[
         str | None, typer.Option("--against", help="A spec.toml, or default: a space around the network itself.")
@@ -962,12 +966,12 @@ def read(
         str | None, typer.Option("--format", help="tinynas or mcunet (default: mcunet for .json, else tinynas).")
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(min=1, max=_SIDE, help="Input resolution (default: MCUNet's own, 224 for TinyNAS).")
+        int | None, typer.Option(min=1, max=SIDES, help="Input resolution (default: MCUNet's own, 224 for TinyNAS).")
     ] = None,
     classes: Annotated[
         int | None,
         typer.Option(
-            min=0, max=_WIDTH, help="Outputs of the head; 0: no head (default: MCUNet's own, 1000 for TinyNAS)."
+            min=0, max=WIDTHS, help="Outputs of the head; 0: no head (default: MCUNet's own, 1000 for TinyNAS)."
         ),
     ] = None,
     convention: Annotated[str, typer.Option(help="paper or tinynas.")] = "paper",
@@ -991,7 +995,7 @@ def read(
     options = {key: value for key, value in given.items() if value is not None}
     design = loaders[kind](structure, convention=convention, **options)
     design.save(target)
-    _print(design_table(design))
+    _print(design_table(design), target)
 
 
 device_app = typer.Typer(help="How long layers and networks take on a device.", no_args_is_help=True)
@@ -1018,8 +1022,8 @@ def import_table(
     found = latency_tables.read(table, kind, batch=batch, number_bytes=number_bytes)
     latency_tables.write(found.device, out, found.measured())
     for sentence in found.sentences():
-        _print(sentence)
-    _print(f"{out}: written")
+        _print(sentence, out)
+    _print(f"{out}: written", out)
 
 
 @device_app.command("profile")
@@ -1028,8 +1032,12 @@ def device_profile(
     out: Annotated[Path, typer.Option(help="Where to write device.toml.")],
     runtime: Annotated[str, typer.Option(help="onnxruntime, torch (its CPU) or cuda.")] = "onnxruntime",
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
-    layers: Annotated[int, typer.Option(min=20, help="Layers to measure of every spec; a fifth is held out.")] = 240,
-    networks: Annotated[int, typer.Option(min=4, help="Networks to measure of every spec; a quarter held out.")] = 16,
+    layers: Annotated[
+        int, typer.Option(min=20, max=100_000, help="Layers to measure of every spec; a fifth is held out.")
+    ] = 240,
+    networks: Annotated[
+        int, typer.Option(min=4, max=10_000, help="Networks to measure of every spec; a quarter held out.")
+    ] = 16,
     name: Annotated[str, typer.Option(help="Name of the device (default: that of the processor).")] = "",
     table: Annotated[
         bool, typer.Option("--table", help="Write the times of a grid of layers, interpolated, instead of a model.")
@@ -1061,8 +1069,8 @@ def device_profile(
     with progress(Terminal(stderr=True), quiet, line) as watch:
         found = profile(problems, chosen, name=name, number=layers, whole=networks, seed=seed, table=table, watch=watch)
     found.save(out)
-    _print(profile_table(found))
-    _print(f"{out}: written")
+    _print(profile_table(found), out)
+    _print(f"{out}: written", out)
     if plot is not None:
         draw(found, plot)
 
@@ -1100,8 +1108,8 @@ def compare(
         list[str] | None, typer.Option(help="Solver profile, repeatable: a name under solvers/ or a .toml file (all).")
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds for each run.")] = 60.0,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of a randomised solver, with seeds from 0.")] = 5,
-    threads: Annotated[int, typer.Option(min=1, max=_THREADS, help="Threads of every solver.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1_000, help="Runs of a randomised solver, with seeds from 0.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, max=THREADS, help="Threads of every solver.")] = 1,
     gap: Annotated[float, typer.Option(help="Relative gap within which a design counts as optimal.")] = 1e-6,
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and plots/.")] = Path(
         "comparison"
@@ -1194,10 +1202,12 @@ def _shown(design: Any, budget: Any, explanation: Any) -> str:
     return dumps(content, indent=2) + "\n"
 
 
-def _print(content: object) -> None:
+def _print(content: object, *outputs: Path | None) -> None:
+    """Show a table or a text; not where standard output is one of the ``outputs``, and has what is written there."""
     from mad_ip.reports.terminal import show
 
-    show(content)
+    if STANDARD_OUTPUT not in outputs:
+        show(content)
 
 
 def _require_limits(time_limit: float, gap: float) -> None:

@@ -21,14 +21,11 @@ from mad_ip.device import Device, Operation
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.errors import InputError
 from mad_ip.files import read_json, shown, write_atomically
+from mad_ip.keys import DEPTHS, SIDES, STAGES, WIDTHS
 from mad_ip.reader import Reader
 from mad_ip.spec import (
     CONVENTIONS,
-    DEPTHS,
-    SIDES,
-    STAGES,
     TEMPORAL,
-    WIDTHS,
     Budget,
     Choice,
     Objective,
@@ -53,6 +50,7 @@ __all__ = [
     "StageChoice",
     "StemChoice",
     "Verification",
+    "check_certificate",
     "compare",
     "relative_gap",
     "violations",
@@ -417,25 +415,7 @@ class Design:
                 f"{source}: metrics.share = {stored.share!r}: must be at least 0, and there where metrics.utility is"
             )
         self._compare(self.rescored(unit), source)
-        self._check_certificate(source)
-
-    def _check_certificate(self, source: str) -> None:
-        """Raise :class:`InputError` for a certificate that contradicts itself or the score."""
-        certificate = self.certificate
-        if certificate is None:
-            return
-        if certificate.status not in STATUSES:
-            raise InputError(
-                f"{source}: certificate.status = {shown(certificate.status)}: must be one of {', '.join(STATUSES)}"
-            )
-        gap = relative_gap(self.metrics.score, certificate.bound)
-        if not math.isclose(certificate.gap, gap, rel_tol=_METRIC_TOLERANCE, abs_tol=_METRIC_TOLERANCE):
-            raise InputError(f"{source}: certificate.gap = {certificate.gap!r}: bound and score give {gap!r}")
-        if certificate.bound < self.metrics.score - max(1.0, abs(self.metrics.score)) * _SCORE_SLACK:
-            raise InputError(
-                f"{source}: certificate.bound = {certificate.bound!r}: must be at least the score, "
-                f"{self.metrics.score!r}"
-            )
+        check_certificate(self.certificate, self.metrics.score, source)
 
     def rescored(self, metrics: Metrics) -> Metrics:
         """Metrics with this design's depth penalty, share and utility, which do not follow from a structure alone."""
@@ -571,6 +551,21 @@ def compare(stored: Any, measured: Any, source: str, verdict: str, absolute: flo
             exact or here is None or not math.isclose(here, value, rel_tol=_METRIC_TOLERANCE, abs_tol=absolute)
         ):
             raise InputError(f"{source}: metrics.{key} = {here!r}: {verdict} {value!r}")
+
+
+def check_certificate(certificate: Any, score: float, source: str) -> None:
+    """Raise :class:`InputError` for a certificate that contradicts itself or the score that it is about."""
+    if certificate is None:
+        return
+    if certificate.status not in STATUSES:
+        raise InputError(
+            f"{source}: certificate.status = {shown(certificate.status)}: must be one of {', '.join(STATUSES)}"
+        )
+    gap = relative_gap(score, certificate.bound)
+    if not math.isclose(certificate.gap, gap, rel_tol=_METRIC_TOLERANCE, abs_tol=_METRIC_TOLERANCE):
+        raise InputError(f"{source}: certificate.gap = {certificate.gap!r}: bound and score give {gap!r}")
+    if certificate.bound < score - max(1.0, abs(score)) * _SCORE_SLACK:
+        raise InputError(f"{source}: certificate.bound = {certificate.bound!r}: must be at least the score, {score!r}")
 
 
 def violations(spec: Spec, design: Design) -> list[str]:

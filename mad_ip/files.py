@@ -8,6 +8,7 @@ import math
 import os
 import re
 import select
+import stat
 import sys
 import tempfile
 import tomllib
@@ -43,8 +44,11 @@ STANDARD_OUTPUT = Path("-")
 LARGEST = 1 << 30
 """Bytes that are read of a file, where its kind has no limit of its own."""
 
-_LARGEST_JSON, _LARGEST_TOML = 1 << 26, 1 << 21
-"""Of JSON, and of TOML, whose parser is slow."""
+_LARGEST_TEXT = 1 << 25
+"""Of JSON and of TOML."""
+
+_MOST_VALUES, _MOST_PROVEN = 100_000, 1_000_000
+"""Keys and values of a file, and those of a proof: what parsers need time and memory for."""
 
 _SHOWN = 240
 """Characters of a value in a message."""
@@ -104,6 +108,7 @@ def require_new(option: str, path: Path | str, *others: Path | str | None) -> No
             )
         if _is_stream(place):
             return
+        # A name that is too long is found out here: that of a temporary file is not.
         with suppress(FileNotFoundError):
             place.lstat()
         with tempfile.NamedTemporaryFile(prefix=_TEMPORARY, suffix=".tmp", dir=place.parent):
@@ -159,6 +164,10 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+_streams: dict[str, bytearray] = {}
+"""What was read of pipes."""
+
+
 def read_bytes(path: Path | str, largest: int = LARGEST) -> bytes:
     """Return the content of ``path``; raise :class:`InputError` when it cannot be read or has too many bytes.
 
@@ -171,6 +180,7 @@ def read_bytes(path: Path | str, largest: int = LARGEST) -> bytes:
         # A pipe that nobody writes to is empty; opening it otherwise waits for somebody who may never come.
         descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb", buffering=0) as stream:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
             content = bytearray()
             while (part := stream.read(1 << 20)) != b"":
                 if part is None:
@@ -179,14 +189,26 @@ def read_bytes(path: Path | str, largest: int = LARGEST) -> bytes:
                 content += part
                 if len(content) > largest:
                     raise InputError(f"{path}: is too large to read; at most {largest:,} bytes are allowed")
+        if not regular:
+            # Commands look at a file twice, for its kind and for what it says; a pipe gives what it has once.
+            content = content or _streams.get(str(path), content)
+            _streams[str(path)] = content
         return bytes(content)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({_reason(error)}); a readable file is needed") from None
 
 
-def read_json(path: Path | str) -> Any:
-    """Return the parsed content of a JSON file; raise :class:`InputError` otherwise."""
-    raw = read_bytes(path, _LARGEST_JSON)
+def _require_values(path: Path | str, raw: bytes, most: int) -> None:
+    """Raise :class:`InputError` where there are more keys and values than ``most``, roughly, before they are parsed."""
+    found = sum(map(raw.count, (b",", b"=", b"[", b"{")))
+    if found > most:
+        raise InputError(f"{path}: has some {found:,} values; at most {most:,} are allowed")
+
+
+def read_json(path: Path | str, *, proof: bool = False) -> Any:
+    """Return the parsed content of a JSON file, or of a ``proof``, which may be long; raise :class:`InputError`."""
+    raw = read_bytes(path, _LARGEST_TEXT)
+    _require_values(path, raw, _MOST_PROVEN if proof else _MOST_VALUES)
     try:
         # Some editors begin files with a mark of their encoding.
         return json.loads(raw.decode("utf-8-sig"))
@@ -196,7 +218,8 @@ def read_json(path: Path | str) -> Any:
 
 def read_toml(path: Path | str) -> tuple[dict[str, Any], bytes]:
     """Return the parsed table and the raw bytes of a TOML file; raise :class:`InputError` otherwise."""
-    raw = read_bytes(path, _LARGEST_TOML)
+    raw = read_bytes(path, _LARGEST_TEXT)
+    _require_values(path, raw, _MOST_VALUES)
     deep = _TOO_DEEP.search(raw)
     if deep is not None:
         raise InputError(

@@ -46,6 +46,9 @@ _BUDGET_SCALE = 1e4
 _NOTHING = 1e-8
 """What a budget's row leaves out, in its scale: solvers do the same, with a warning. It only admits more."""
 
+_FLAT = 1e-9
+"""A slope of the depth penalty that solvers leave out, with a warning. It only admits more."""
+
 _EFFECTIVENESS_SLACK = 1e-9
 """Added to the right of an effectiveness row, in log-width, so that rounding cuts off no feasible design."""
 
@@ -91,12 +94,14 @@ def attainable_spreads(domains: Sequence[Sequence[int]], most: float = math.inf)
 class Formulation:
     """The model over a catalogue without empty segments.
 
-    ``window`` holds the attainable spreads to model; ``None`` leaves the depth penalty out (beta = 0).
+    ``window`` holds the attainable spreads to model; ``None`` leaves the depth penalty out (beta = 0). ``unit`` is what
+    a solver takes for a score of 1, so that the depth penalty's rows suit its tolerances as the objective does.
     """
 
-    def __init__(self, catalogue: Catalogue, window: Window | None) -> None:
+    def __init__(self, catalogue: Catalogue, window: Window | None, unit: float = 1.0) -> None:
         self.catalogue = catalogue
         self.window = window
+        self.unit = unit
         self.model = self._build()
 
     def _build(self) -> pyo.ConcreteModel:
@@ -241,7 +246,7 @@ class Formulation:
                 model.square.add(model.w[i, j] >= slope * (model.depth[i] - model.depth[j]) + intercept)
         total = _sum(model.w[pair] for pair in pairs)
         spreads = list(window.spreads)
-        excess = [float(value) for value in beta * (window.uniformities - window.base)]
+        excess = [float(value) for value in beta / self.unit * (window.uniformities - window.base)]
 
         # (3.11) the spread stays within the window
         if pairs:
@@ -251,14 +256,16 @@ class Formulation:
             model.q = pyo.Var(domain=pyo.NonNegativeReals)
             model.exponential = pyo.ConstraintList()
             for slope, intercept in _secants(spreads, excess):
-                model.exponential.add(model.q >= slope * total + intercept)
-            return model.q + beta * window.base
+                rise = slope * total if slope > _FLAT else 0.0
+                model.exponential.add(model.q >= rise + intercept)
+            return self.unit * model.q + beta * window.base
         # (3.12') exp(std) is not convex near 0: one attainable spread is chosen, at least the real one
         model.v = pyo.Var(range(len(spreads)), domain=pyo.Binary)
         model.one_spread = pyo.Constraint(expr=_sum(model.v.values()) == 1)
         if pairs:
             model.spread_choice = pyo.Constraint(expr=_linear(zip(model.v.values(), spreads, strict=True)) >= total)
-        return _linear(zip(model.v.values(), excess, strict=True)) + beta * window.base
+        weighted = [self.unit * value for value in excess]
+        return _linear(zip(model.v.values(), weighted, strict=True)) + beta * window.base
 
     def exclude(self, choice: Sequence[int]) -> None:
         """(3.13) Forbid one path, an option of every segment: at least one must change."""
@@ -302,7 +309,7 @@ class Formulation:
         position = self.window.spreads.index(spread)
         if self.window.convention == "paper":
             beta = self.catalogue.spec.objective.depth_penalty
-            model.q.set_value(beta * float(self.window.uniformities[position] - self.window.base))
+            model.q.set_value(beta / self.unit * float(self.window.uniformities[position] - self.window.base))
         else:
             model.v[position].set_value(1)
 

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from mad_ip.reader import Reader
 
 __all__ = [
+    "DEPTHS",
     "RANGE",
     "REQUIRED",
+    "SIDES",
+    "STAGES",
+    "THREADS",
+    "WIDTHS",
     "Key",
     "Record",
     "Value",
@@ -45,6 +50,14 @@ __all__ = [
 
 REQUIRED: Any = object()
 """The default of a key that must be there."""
+
+SIDES, WIDTHS, DEPTHS, STAGES = 1 << 16, 1 << 20, 1_000, 64
+"""The most pixels on a side, or frames; channels or classes; blocks of a stage; and stages: what is larger is a mistake
+that would take all memory.
+"""
+
+THREADS = 256
+"""The most that a solve may be asked for."""
 
 LONGEST = 4_096
 """Values of a choice: what is made of all pairs of two choices still fits in memory."""

@@ -29,11 +29,11 @@ from mad_ip.design import Certificate, Design, negligible, relative_gap, violati
 from mad_ip.errors import InputError, InternalError, MadIpError, MadIpWarning
 from mad_ip.files import write_atomically
 from mad_ip.formulation import Formulation, Window, attainable_spreads
+from mad_ip.keys import THREADS
 from mad_ip.lagrangian.workers import threads as thread_pool
 from mad_ip.spec import Budget, Objective, Spec
 
 __all__ = [
-    "THREADS",
     "InfeasibleError",
     "Model",
     "NoDesignError",
@@ -46,9 +46,6 @@ __all__ = [
     "search",
     "solve",
 ]
-
-THREADS = 256
-"""The most that a solve may be asked for."""
 
 _SCORE_TOLERANCE = 1e-6
 """Largest difference between a solver's objective and the recomputed score, relative to that or to its parts."""
@@ -260,7 +257,7 @@ class _Solve:
                 raise
             warnings.warn("out of memory: what was found and proven until then stands", MadIpWarning, stacklevel=3)
         except InternalError as error:
-            if not self.profile.options:
+            if not self.profile.options or isinstance(self.backend, Search):
                 raise
             # A solver may be told to take anything for a solution.
             raise InputError(f"{self.profile.source}: options: {error}; others are needed, or none") from None
@@ -289,7 +286,7 @@ class _Solve:
             )
         catalogue = given[0].linked()
         bound = max(given[1], self._score) if self.profile.reduction else -math.inf
-        formulation = Formulation(catalogue, self._window(catalogue))
+        formulation = Formulation(catalogue, self._window(catalogue), self.unit)
         formulation.assign(catalogue.chosen(self.ranked[0].path))
         return Program(formulation, self.ranked[0], self.options, bound)
 
@@ -390,7 +387,7 @@ class _Solve:
         catalogue = catalogue.linked()
         if catalogue.is_empty:
             return True
-        formulation = Formulation(catalogue, self._window(catalogue))
+        formulation = Formulation(catalogue, self._window(catalogue), self.unit)
         while True:
             if self.ranked:
                 formulation.assign(catalogue.chosen(self.ranked[0].path))
@@ -610,7 +607,7 @@ def amount(key: str, value: float) -> str:
         # What is reached is a whole number, a budget may be any.
         value = COSTS[key].reported(int(value) if float(value).is_integer() else value)
         unit = f" {COSTS[key].unit}"
-    return (f"{value:,.0f}" if float(value).is_integer() else f"{value:.12g}") + unit
+    return (f"{value:,.0f}" if float(value).is_integer() and value < 2**53 else f"{value:.12g}") + unit
 
 
 _called(__name__)

@@ -25,18 +25,14 @@ from mad_ip.cost import Cost
 from mad_ip.device import BOARDS, LATENCY, Affine, Device, Lookup
 from mad_ip.errors import InputError
 from mad_ip.files import finite, read_toml, shown, write_atomically
-from mad_ip.keys import Key
+from mad_ip.keys import DEPTHS, SIDES, STAGES, WIDTHS, Key
 from mad_ip.reader import Reader
 from mad_ip.utility import Term, Utility
 
 __all__ = [
     "CONVENTIONS",
-    "DEPTHS",
     "FAMILIES",
     "KEYS",
-    "SIDES",
-    "STAGES",
-    "WIDTHS",
     "Budget",
     "Choice",
     "Domain",
@@ -72,14 +68,12 @@ _COSTLIEST = 2.0**62
 """No network of a spec costs as much, in any unit."""
 
 
-SIDES, WIDTHS, DEPTHS, STAGES = 1 << 16, 1 << 20, 1_000, 64
-"""The most pixels on a side, or frames; channels or classes; blocks of a stage; and stages: what is larger is a mistake
-that would take all memory.
-"""
+LEAST_WEIGHT, LEAST_FACTOR = 1e-3, 1e-12
+"""The least weight of an entropy, and the least factor of a part of the score, that is not 0."""
 
-_WEIGHT = keys.factor(least=1e-3, most=1e6)
-_PENALTY = keys.factor(least=1e-6, most=1e6)
-_SHARE = keys.factor(least=1e-6, most=utility.LARGEST)
+_WEIGHT = keys.factor(least=LEAST_WEIGHT, most=1e6)
+_PENALTY = keys.factor(least=LEAST_FACTOR, most=1e6)
+_SHARE = keys.factor(least=LEAST_FACTOR, most=utility.LARGEST)
 _WEIGHS = "weight alpha of the entropy up to here"
 _TEMPORAL_KERNEL, _TEMPORAL_STRIDE = (keys.integer(among=among) for among in TEMPORAL.values())
 
@@ -183,9 +177,7 @@ class Objective:
     """``entropy H - depth_penalty Q`` and what the choices are worth by themselves (docs/formulation.md section 2)."""
 
     depth_penalty: Annotated[float, Key(_PENALTY, "beta, the price of uneven depths")] = 10.0
-    entropy: Annotated[
-        float, Key(keys.factor(least=1e-6, most=utility.LARGEST), "factor of the entropy; 0: utilities alone")
-    ] = 1.0
+    entropy: Annotated[float, Key(_SHARE, "factor of the entropy; 0: utilities alone")] = 1.0
     utilities: tuple[Utility, ...] = ()
 
     @property
@@ -415,7 +407,7 @@ class Spec:
 
     ``device`` is what its designs are for, if anything (docs/devices.md): where a budget needs one, 8-bit numbers.
     ``sha256`` identifies the file it came from (of :meth:`to_toml` when there is none, or it was changed in code);
-    ``hashed`` is that of the content that it belongs to.
+    ``hashed`` is that of the content that it belongs to, and it itself.
     """
 
     name: str
@@ -430,7 +422,7 @@ class Spec:
     device: Device | None = None
     sha256: str = field(default="", compare=False)
     source: str = field(default="spec", compare=False)
-    hashed: str = field(default="", compare=False, repr=False)
+    hashed: tuple[str, str] = field(default=("", ""), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Validate what one key alone cannot show; raise :class:`InputError`."""
@@ -439,9 +431,9 @@ class Spec:
         _check(self)
         content = hashlib.sha256(self.to_toml().encode()).hexdigest()
         # The hash of a file is not that of what dataclasses.replace makes of its spec.
-        if not self.sha256 or self.hashed not in ("", content):
+        if not self.sha256 or (self.sha256 == self.hashed[1] and self.hashed[0] != content):
             object.__setattr__(self, "sha256", content)
-        object.__setattr__(self, "hashed", content)
+        object.__setattr__(self, "hashed", (content, self.sha256))
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -483,7 +475,7 @@ class Spec:
         if self.device is None or not isinstance(self.device.latency, Lookup):
             raise InputError(f"{self.source}: --interpolate fills a table of times; device.latency must be one")
         # The file is still the same.
-        return dataclasses.replace(self, device=self.device.interpolating(), hashed="")
+        return dataclasses.replace(self, device=self.device.interpolating(), hashed=("", ""))
 
     @cached_property
     def magnitude(self) -> float:

@@ -54,9 +54,12 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _handled(handler: _Handler) -> Iterator[None]:
-    """Handle the signals; not SIGHUP where it is ignored, as nohup has it."""
-    ignored = {number for number in SIGNALS[2:] if signal.getsignal(number) is signal.SIG_IGN}
-    previous = {number: signal.signal(number, handler) for number in SIGNALS if number not in ignored}
+    """Handle the signals; not SIGHUP where it is ignored, as nohup has it.
+
+    SIGINT is handled even there: shells ignore it for what runs in the background, where only kill -INT sends it.
+    """
+    deaf = {"SIGHUP"} if signal.getsignal(getattr(signal, "SIGHUP", signal.SIGTERM)) is signal.SIG_IGN else set()
+    previous = {number: signal.signal(number, handler) for number in SIGNALS if number.name not in deaf}
     try:
         yield
     finally:

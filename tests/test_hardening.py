@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pty
 import resource
 import signal
 import stat
@@ -529,3 +530,63 @@ def test_a_network_that_no_memory_holds_is_not_built(tmp_path: Path, run: Run, d
     huge = dataclasses.replace(design, stages=stages, certificate=None, verification=None)
     dataclasses.replace(huge, metrics=huge.measure(10.0)).save(tmp_path / "design.json")
     refused(run("build", tmp_path / "design.json"), "parameters: must be at most")
+
+
+def test_a_terminal_that_is_closed_takes_no_design_with_it(tmp_path: Path) -> None:
+    out = tmp_path / "design.json"
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "mad_ip", "solve", str(TOY), "--out", str(out)]
+    with subprocess.Popen(line, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        os.read(ours, 1)
+        os.close(ours)
+        assert process.wait(120) in (0, 2, 3)
+    assert Design.load(out).metrics.score > 0
+
+
+@pytest.mark.usefixtures("answered")
+def test_a_design_is_written_before_it_is_explained(
+    tmp_path: Path, run: Run, design: Design, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("mad_ip.explanation.explain", end)
+    out = tmp_path / "design.json"
+    refused(run("solve", TOY, "--quiet", "--explain", "--out", out), "out of memory", code=3)
+    assert Design.load(out) == design
+
+
+def test_standard_output_has_nothing_but_what_is_written_there(run: Run) -> None:
+    code, out, _ = run("schema", "--out", "-")
+    assert code == 0
+    assert json.loads(out)["title"] == "spec.toml of a CNN"
+    code, out, _ = run("show", TOY.with_name("design.json"), "--html", "-")
+    assert code == 0
+    assert out.rstrip().endswith("</html>")
+    refused(run("solve", TOY, "--log", "-"), "--log = -")
+
+
+def test_a_spec_may_come_through_a_pipe() -> None:
+    line = f"cat '{TOY}' | '{sys.executable}' -m mad_ip show /dev/stdin --json"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["name"] == "toy"
+
+
+@pytest.mark.parametrize("name", ["many.json", "many.toml"])
+def test_values_are_counted_before_they_are_parsed(tmp_path: Path, run: Run, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(f'{{"a": [{"[]," * 300_000}[]]}}' if name == "many.json" else f"a = [{'[],' * 300_000}[]]\n" + TEXT)
+    refused(run("show", path), name, "at most 100,000")
+
+
+@pytest.mark.parametrize("factors", ["entropy = 1e-6\ndepth_penalty = 1e-6", "depth_penalty = 1e-12"])
+def test_small_factors_are_solved(tmp_path: Path, factors: str) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text(TEXT.replace("[stem]", f"[objective]\n{factors}\n[stem]", 1))
+    problem = Spec.load(spec)
+    found = solve(problem)
+    best = solve(problem, profile=Profile("enumerate"))
+    assert found.certificate is not None
+    assert found.certificate.status == "optimal"
+    assert found.metrics.score == pytest.approx(best.metrics.score, rel=1e-6)

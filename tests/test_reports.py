@@ -220,10 +220,10 @@ def test_peak_memory_binds_but_is_not_to_be_used_up() -> None:
     design, spec = Design.load(folder / "design.json"), Spec.load(folder / "spec.toml")
     assert "unused" not in said(design, spec)
     for key in ("macs", "activation"):
-        more = dataclasses.replace(spec, budget=Budget(**dict(spec.budget.limits) | {key: 1e9}), hashed="")
+        more = dataclasses.replace(spec, budget=Budget(**dict(spec.budget.limits) | {key: 1e9}), hashed=("", ""))
         assert [line.split()[2] for line in hints(design, more) if "unused" in line] == ["macs"] * (key == "macs")
     assert "activation is at 100.0% of its limit, flash is at 99.8% of its limit, domains end" in said(
-        design, dataclasses.replace(spec, budget=Budget(**dict(spec.budget.limits) | {"macs": 1e9}), hashed="")
+        design, dataclasses.replace(spec, budget=Budget(**dict(spec.budget.limits) | {"macs": 1e9}), hashed=("", ""))
     )
 
 

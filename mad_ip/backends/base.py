@@ -172,7 +172,7 @@ class Solver(Backend):
             where = f"{self.source}: options.{key} = {shown(value)}"
             if key not in names:
                 raise unknown_option(where, self.title, key, names)
-            if isinstance(value, str) and "file" in key.lower():
+            if isinstance(value, str) and any(word in key.lower() for word in ("file", "prefix")):
                 raise InputError(
                     f"{where}: would read or write a file; must be left out (--log writes the solver's log)"
                 )

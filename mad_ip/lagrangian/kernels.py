@@ -106,11 +106,18 @@ def _temporary() -> Path | None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder, so that nobody sees a part of it."""
+    """Copy a folder, but for its permissions, so that nobody sees a part of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as place:
-        shutil.copytree(source, Path(place) / "copy", copy_function=shutil.copy)
-        (Path(place) / "copy").rename(target)
+        for path in (source, *sorted(source.rglob("*"))):
+            copy = Path(place) / "copy" / path.relative_to(source)
+            if path.is_dir():
+                copy.mkdir()
+            else:
+                shutil.copyfile(path, copy)
+        # Another process may have been faster.
+        with suppress(OSError):
+            (Path(place) / "copy").rename(target)
 
 
 def compiled(function: _F, **options: bool) -> _F:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mad_ip import cost, entropy
 from mad_ip.blocks import Amount, Layer
-from mad_ip.design import compare
+from mad_ip.design import check_certificate, compare
 from mad_ip.entropy import EFFECTIVENESS_TOLERANCE
 from mad_ip.files import read_json, write_atomically
 from mad_ip.mlp.spec import DEEPEST, WIDEST, MlpSpec
@@ -98,6 +98,7 @@ class MlpDesign:
     def check(self, source: str = "design") -> None:
         """Raise :class:`InputError` when a stored metric differs from the one recomputed from the widths."""
         compare(self.metrics, self.measure(), source, "does not match the widths, which give")
+        check_certificate(self.certificate, self.metrics.entropy, source)
 
     def to_json(self) -> str:
         """The design.json text."""

@@ -538,6 +538,8 @@ class _Run:
             self.loss.copy_(checkpoint["loss"])
             self.rows, self.seconds = checkpoint["rows"], checkpoint["seconds"]
             whole = self._is_whole()
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception:  # what is none can raise any
             whole = False
         if not whole:

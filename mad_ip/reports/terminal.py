@@ -17,10 +17,28 @@ from mad_ip.files import printable, write_output
 __all__ = ["Terminal", "progress", "show", "terminal"]
 
 
+class _Errors:
+    """Standard error. Work is not given up for a place that cannot show how far it is: a terminal may be closed."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 class Terminal(Console):
     """A console that takes no name or path for markup, nor obeys what control characters in it say."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
+        if stderr:
+            options["file"] = cast(IO[str], _Errors())
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -73,8 +91,6 @@ def progress(console: Terminal, quiet: bool, line: Callable[[Any], str]) -> Iter
         nonlocal phase, shown
         if report.phase != phase or time.perf_counter() - shown > 5:
             phase, shown = report.phase, time.perf_counter()
-            # Work is not given up for a place that cannot show how far it is.
-            with suppress(OSError):
-                console.print(line(report), soft_wrap=True)
+            console.print(line(report), soft_wrap=True)
 
     yield watch

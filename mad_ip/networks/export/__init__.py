@@ -97,7 +97,7 @@ def export(
             )
     if Path(path).suffix != form.suffix:
         raise InputError(f"--out = {path}: the suffix of --format {kind} must be {form.suffix}")
-    require_new("--out", path)
+    require_new("--out", path, checkpoint)
     if checkpoint is not None and not form.weighted:
         raise InputError(
             f"--checkpoint = {checkpoint}: a file of --format {kind} holds no weights; "
