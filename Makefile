@@ -8,7 +8,7 @@ MODEL ?=
 SOLVERS := highs highs-monolithic scip cpsat glpk evolution
 REPORTED := models/toy/spec.toml models/mobile/spec.toml models/coarse/deepmad-r18.toml
 
-.PHONY: demo test lint docs package verify-optimality verify-quick zoo bench report fuzz faults soak browser clean
+.PHONY: demo test lint docs package verify-optimality verify-quick zoo bench report fuzz faults soak compat browser clean
 
 demo: $(READY)
 	$(BIN)/mad-ip solve models/deepmad-r50/spec.toml --threads 2
@@ -62,6 +62,10 @@ faults: $(READY)
 
 soak: $(READY)
 	$(BIN)/python -m tools.soak
+
+# Every extra alone, at its lowest and its newest versions: an hour or more, and 10 GB in TMPDIR.
+compat: $(READY)
+	$(BIN)/python -m tools.compatibility
 
 # Some tests open pages in Chromium: skipped where there is none, but not in CI.
 browser:
