@@ -81,7 +81,14 @@ def test_time_limit_leaves_a_feasible_design(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interruption_leaves_a_feasible_design(tmp_path: Path, number: signal.Signals) -> None:
     arguments = [*MAD_IP, "solve", str(FINE), "--out", str(tmp_path / "design.json")]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What runs the tests may ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "branch and bound" in line and "incumbent -" not in line:

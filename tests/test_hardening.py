@@ -239,7 +239,7 @@ def limited(size: int) -> Callable[[], None]:
         ("stride = 2", "stride = 2\nweight = 1e30", ("stage[2].weight = 1e+30", "1e+06")),
         ("stride = 2", "stride = 2\nweight = 1e308", ("stage[2].weight", "1e+06")),
         ("stride = 2", "stride = 2\nweight = 1e-300", ("stage[2].weight", "0.001")),
-        ("[stem]", "[objective]\ndepth_penalty = 1e-9\n[stem]", ("objective.depth_penalty = 1e-09", "1e-06")),
+        ("[stem]", "[objective]\ndepth_penalty = 1e-13\n[stem]", ("objective.depth_penalty = 1e-13", "1e-12")),
         ("[stem]", "[objective]\ndepth_penalty = 1e-300\n[stem]", ("objective.depth_penalty",)),
         ("[stem]", "[objective]\ndepth_penalty = 1e20\n[stem]", ("objective.depth_penalty", "1e+06")),
         ("[stem]", "[objective]\ndepth_penalty = 1e300\n[stem]", ("objective.depth_penalty",)),
@@ -417,16 +417,22 @@ def test_a_small_limit_of_memory_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_a_wish(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with interruptible() as interrupted:
-        assert not interrupted()
-        signal.raise_signal(number)
-        assert interrupted()
-        with pytest.raises(Stopped, match=number.name):
+    def own(*_: object) -> None:
+        raise AssertionError
+
+    before = signal.signal(number, own)
+    try:
+        with interruptible() as interrupted:
+            assert not interrupted()
             signal.raise_signal(number)
-    with stoppable(), pytest.raises(Stopped, match=number.name):
-        signal.raise_signal(number)
-    assert signal.getsignal(number) is before
+            assert interrupted()
+            with pytest.raises(Stopped, match=number.name):
+                signal.raise_signal(number)
+        with stoppable(), pytest.raises(Stopped, match=number.name):
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is own
+    finally:
+        signal.signal(number, before)
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:

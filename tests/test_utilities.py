@@ -184,7 +184,7 @@ def test_a_plain_objective_leaves_no_trace() -> None:
         ("entropy = -1", "objective.entropy = -1: must be a finite number of at least 0"),
         (
             "entropy = 1e13",
-            "objective.entropy = 10000000000000.0: must be a finite number of at least 0: 0, or from 1e-06 to 1e[+]12",
+            "objective.entropy = 10000000000000.0: must be a finite number of at least 0: 0, or from 1e-12 to 1e[+]12",
         ),
         ("entropi = 1", "objective.entropi = 1: unknown key; allowed are depth_penalty, entropy, utility"),
         ("utility = 3", r"objective.utility = 3: must be one or more tables \[\[utility\]\]"),
