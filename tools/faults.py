@@ -282,6 +282,8 @@ def _running(scenario: Scenario, folder: Path) -> Iterator[_Run]:
             stdout=output,
             stderr=errors,
             start_new_session=True,
+            # What runs this may ignore it, as nohup does.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
     run = _Run(folder, process, mark)
     try:
