@@ -108,7 +108,7 @@ def test_every_key_is_explained_where_it_comes_first() -> None:
         before = line
     assert number > 30
     assert "# Family of the blocks: one of basic, bottleneck, inverted, inverted_se\n" in text
-    assert "# Side of the square image, pixels: an integer of at least 1\n" in text
+    assert "# Side of the square image, pixels: an integer of at least 1 and at most 65536\n" in text
 
 
 @pytest.mark.parametrize("family", ["basic", "inverted"])
