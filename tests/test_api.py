@@ -107,7 +107,7 @@ def test_wrong_specs_in_code(change: dict[str, Any], said: str) -> None:
         (lambda spec: {"stem": dataclasses.replace(spec.stem, channels=(32, 16))}, "a tuple of ascending values"),
         (lambda spec: {"stages": (dataclasses.replace(spec.stages[0], block="x"),)}, r"stage\[1\]\.block = 'x'"),
         (lambda spec: {"stages": (dataclasses.replace(spec.stages[0], mid=(0,)),)}, r"stage\[1\]\.mid = \[0\]"),
-        (lambda spec: {"stages": ()}, "with stages"),
+        (lambda spec: {"stages": ()}, "from 1 to 64 tables"),
         (lambda spec: {"name": " "}, "name = ' '"),
         (lambda spec: {"convention": "mine"}, "convention = 'mine': must be one of paper, tinynas"),
         (lambda spec: {"budget": Budget(macs=math.nan)}, r"budget\.macs = nan"),
