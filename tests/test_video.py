@@ -476,6 +476,7 @@ def test_a_kernel_that_reads_what_is_left_after_a_stride_may_not_be_longer(
 def test_a_clip_too_long_for_64_bits_is_named() -> None:
     content = table(frames=1 << 16)
     content["input"]["resolution"] = 1 << 16
+    content["stage"][0].update(channels=[1 << 12], mid=[1 << 12])
     spec = Spec.from_table(content)
     with pytest.raises(InputError, match=r"^spec: input\.resolution, input\.frames, stage\.channels and .* MACs"):
         build(spec)
