@@ -150,7 +150,7 @@ class Budget:
     def sums(self) -> dict[str, float]:
         """The limits on sums over the network's blocks, by key, as what solves and proves takes them.
 
-        Costs are whole numbers and below :data:`_COSTLIEST`: nothing is allowed by a limit beyond it that is not by it,
+        Costs are whole numbers below 2**62: nothing is allowed by a limit beyond that which is not by it,
         and nothing forbidden by one below a half.
         """
         found = ((key, limit) for key, limit in self.limits if cost.COSTS[key].combine == "sum")
