@@ -103,7 +103,7 @@ def test_bad_input(r18: tuple[Spec, Design]) -> None:
     spec, design = r18
     with pytest.raises(InputError, match=r"^evaluations = 0: must be an integer of at least 1$"):
         attack(spec, design, evaluations=0)
-    wide: Domain = (10**11,)
-    stages = tuple(replace(stage, channels=wide, mid=wide) for stage in spec.stages)
+    wide: Domain = (1 << 20,)
+    stages = tuple(replace(stage, channels=wide, mid=wide, depth=(1_000,)) for stage in spec.stages)
     with pytest.raises(InputError, match="pass 64-bit integers"):
         attack(replace(spec, stages=stages), design)
