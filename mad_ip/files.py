@@ -236,7 +236,8 @@ def resource(name: str) -> Path | None:
     """The path of a file of the project (``models/...``, ``solvers/...``), in the installed package or in a checkout;
     ``None`` when there is none.
     """
-    return next((folder / name for folder in _folders() if (folder / name).is_file()), None)
+    # Unlike a path's own method this takes names that no file can have.
+    return next((folder / name for folder in _folders() if os.path.isfile(folder / name)), None)  # noqa: PTH113
 
 
 def resources(pattern: str) -> Iterator[Path]:

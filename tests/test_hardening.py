@@ -186,6 +186,9 @@ def test_names_mean_files_of_the_package(tmp_path: Path, monkeypatch: pytest.Mon
     Path("models/toy/spec.toml").write_text("")
     assert files.read_bytes("models/toy/spec.toml") == b""
     assert all(not path.is_relative_to(tmp_path) for path in files.resources("models/*/*.toml"))
+    for name in ("none", "x" * 300, "null\0"):
+        with pytest.raises(InputError, match="no such profile"):
+            Profile.load(name)
 
 
 @pytest.mark.parametrize("key", ["log_file", "solution_file", "write_model_file", "read_solution_file"])
