@@ -237,7 +237,7 @@ def resource(name: str) -> Path | None:
     ``None`` when there is none.
     """
     # Unlike a path's own method this takes names that no file can have.
-    return next((folder / name for folder in _folders() if os.path.isfile(folder / name)), None)  # noqa: PTH113
+    return next((folder / name for folder in _folders() if os.path.isfile(folder / name)), None)
 
 
 def resources(pattern: str) -> Iterator[Path]:
