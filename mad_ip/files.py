@@ -74,8 +74,9 @@ def shown(value: object) -> str:
     """A value as it stands in a message, which must stay one line, and short."""
     try:
         text = repr(value)
-    except RecursionError:
-        return f"a {type(value).__name__} too deep to show"
+    except (RecursionError, ValueError):
+        # ValueError: an integer of more digits than Python writes.
+        return f"a {type(value).__name__} too long or too deep to show"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 4 :]}"
 
 

@@ -582,6 +582,12 @@ def test_a_spec_may_come_through_a_pipe() -> None:
     assert json.loads(done.stdout)["name"] == "toy"
 
 
+def test_integers_that_python_does_not_write_are_told(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(TEXT.replace("classes = 10", f"classes = 0x{'f' * 10_000}"))
+    refused(run("show", path), "input.classes", "too long")
+
+
 @pytest.mark.parametrize("name", ["many.json", "many.toml"])
 def test_values_are_counted_before_they_are_parsed(tmp_path: Path, run: Run, name: str) -> None:
     path = tmp_path / name

@@ -519,7 +519,8 @@ class _Run:
         except Exception:  # a broken pickle can raise any
             content = None
         named = isinstance(content, dict) and content.get("format") == FORMAT
-        if not named or not isinstance(content.get("identity"), dict):
+        identity = content.get("identity") if named else None
+        if not isinstance(identity, dict) or not isinstance(identity.get("recipe"), dict) or "data" not in identity:
             raise self._no_checkpoint()
         _require_same(self.folder, content["identity"], self.identity)
         return content  # type: ignore[no-any-return]
@@ -623,7 +624,7 @@ def _optimiser(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
 def _require_same(folder: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raise :class:`InputError` where ``folder`` holds a run of another design, data or recipe."""
     for key in ("design", "data"):
-        if found[key] != expected[key]:
+        if found.get(key) != expected[key]:
             raise InputError(f"{folder}: holds a run of another {key}; --out must be another folder")
     for key, value in expected["recipe"].items():
         if found["recipe"].get(key) != value:
