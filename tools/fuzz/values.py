@@ -200,6 +200,9 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
+        # Python writes no integer of more than 4,300 digits in decimal.
+        if isinstance(value, int) and value.bit_length() > 10_000:
+            return hex(value)
         return repr(value)
     if isinstance(value, str):
         return _text(value)
