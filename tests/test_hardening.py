@@ -336,6 +336,17 @@ def test_controls_of_a_terminal_are_not_sent_to_it(tmp_path: Path, run: Run) -> 
     assert "\\x1b[31mred.mps: written" in out
 
 
+def test_controls_in_any_text_of_a_design_are_not_sent_to_a_terminal(tmp_path: Path, run: Run) -> None:
+    content = json.loads(TOY.with_name("design.json").read_text())
+    content["certificate"]["version"] = "0.1\x1b[0m"
+    path = tmp_path / "design.json"
+    path.write_text(json.dumps(content))
+    code, out, _ = run("show", path)
+    assert code == 0
+    assert "\x1b" not in out
+    assert "0.1\\x1b[0m" in out
+
+
 def test_inputs_are_read_up_to_a_size(tmp_path: Path, run: Run) -> None:
     large = tmp_path / "large.toml"
     large.write_text(TEXT.replace("channels = [16, 32, 48]", f"channels = [{'16, ' * 600_000}16]"))
