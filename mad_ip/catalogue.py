@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mad_ip import blocks, entropy
-from mad_ip.cost import Cost, operations
+from mad_ip.cost import LARGEST, Cost, operations
 from mad_ip.device import Lookup
 from mad_ip.errors import InputError
 from mad_ip.spec import Choice, Path, Segment, Spec
@@ -377,12 +377,12 @@ def check_range(spec: Spec) -> None:
             totals[key] += parts + (depth - 1) * sum(cost.largest(rest, False))
         c_in = c
     key, total = max(totals.items(), key=lambda entry: entry[1])
-    if total >= 2**62:
+    if total >= LARGEST:
         clip = "" if spec.input.frames is None else ", input.frames"
         raise InputError(
             f"{spec.source}: input.resolution{clip}, stage.channels and stage.mid: the largest network would take "
             f"{spec.costs[key].reported(total)} {spec.costs[key].unit}; at most "
-            f"{'2**62' if spec.costs[key].step == 1 else spec.costs[key].reported(2**62)} are allowed"
+            f"{'2**62' if spec.costs[key].step == 1 else spec.costs[key].reported(LARGEST)} are allowed"
         )
     if "latency" in spec.costs:
         _check_table(spec)

@@ -21,7 +21,10 @@ from mad_ip.device import FEMTOSECONDS, Device, Lookup, Operation
 if TYPE_CHECKING:
     from mad_ip.blocks import Amount, Layer
 
-__all__ = ["COSTS", "Cost", "costs", "identity", "live", "macs", "operations", "params"]
+__all__ = ["COSTS", "LARGEST", "Cost", "costs", "identity", "live", "macs", "operations", "params"]
+
+LARGEST = 1 << 62
+"""No network of a spec may cost as much, in any cost's own unit: sums stay exact in 64 bits."""
 
 Terms: TypeAlias = "Callable[[Sequence[Layer], bool], Iterable[Amount]]"
 

@@ -26,6 +26,7 @@ from mad_ip.reader import Reader
 from mad_ip.spec import (
     CONVENTIONS,
     TEMPORAL,
+    WEIGHT,
     Budget,
     Choice,
     Objective,
@@ -507,7 +508,7 @@ class Design:
                 stem.integer("kernel", odd=True),
                 stem.integer("stride"),
                 stem.integer("channels"),
-                stem.number("weight", least=0),
+                stem.value("weight", WEIGHT),
                 **temporal(stem, frames),
             ),
             stages=tuple(
@@ -518,7 +519,7 @@ class Design:
                     stage.integer("mid"),
                     stage.integer("kernel", odd=True),
                     stage.integer("depth"),
-                    stage.number("weight", least=0),
+                    stage.value("weight", WEIGHT),
                     **temporal(stage, frames),
                 )
                 for stage in reader.tables("stages", StageChoice)

@@ -113,6 +113,10 @@ def _solve_cnn(spec: Spec, *, top: int, **options: Any) -> tuple[list[design.Des
     return list(designs), table.ranking_table(designs, spec)
 
 
+_LISTED = 2_000_000
+"""Options before dominance up to which those after it are counted for a table: a second or two."""
+
+
 def _of_space(name: str) -> Callable[[Spec], Any]:
     """A function of :mod:`mad_ip.reports.table` of a spec with its catalogue, where that can be listed."""
 
@@ -120,7 +124,7 @@ def _of_space(name: str) -> Callable[[Spec], Any]:
         from mad_ip import catalogue
         from mad_ip.reports import table
 
-        listable = catalogue.raw_options(spec) <= catalogue.LISTABLE
+        listable = catalogue.raw_options(spec) <= _LISTED
         return getattr(table, name)(spec, catalogue.build(spec) if listable else None)
 
     return call

@@ -125,8 +125,9 @@ class _Shell:
     def measure(self, rows: Integers) -> _Measured:
         spec, found = self.spec, self.population.measure(rows)
         passed, missed, common = np.zeros(len(rows)), np.zeros(len(rows)), np.ones(len(rows))
+        limits = spec.budget.enforced
         for key, amount in found.spent.items():
-            limit: float = getattr(spec.budget, key)
+            limit = limits[key]
             share = np.maximum(amount, 1) / limit
             passed += np.where(amount > limit, np.log(share) + _ROUNDING, 0.0)
             if key in spec.budget.sums:

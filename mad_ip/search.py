@@ -94,8 +94,9 @@ class Population:
         """Score and total relative violation of budgets and space rules (0 where feasible), one for each row."""
         spec, found = self.spec, self.measure(rows)
         violation = found.broken
+        limits = spec.budget.enforced
         for key, value in found.spent.items():
-            limit = getattr(spec.budget, key)
+            limit = limits[key]
             violation = violation + np.maximum(0.0, value / limit - 1) * (value > limit)
         if spec.budget.effectiveness is not None:
             ratio = found.rho / spec.budget.effectiveness

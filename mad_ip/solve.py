@@ -241,6 +241,8 @@ class _Solve:
         self.began = time.perf_counter()
         if not 1 <= self.threads <= THREADS:
             raise InputError(f"threads = {self.threads}: must be from 1 to {THREADS}")
+        if not 0 <= self.gap <= 1:
+            raise InputError(f"gap = {self.gap}: must be a number of at least 0 and at most 1")
         self.backend = self.search or load_backend(self.profile)
         if self.profile.log is not None:
             # Solvers append: a solve may take several of their runs.

@@ -64,14 +64,11 @@ Domain = tuple[int, ...]
 
 _NO_CHOICE: Domain = (1,)
 
-_COSTLIEST = 2.0**62
-"""No network of a spec costs as much, in any unit."""
-
 
 LEAST_WEIGHT, LEAST_FACTOR = 1e-3, 1e-12
 """The least weight of an entropy, and the least factor of a part of the score, that is not 0."""
 
-_WEIGHT = keys.factor(least=LEAST_WEIGHT, most=1e6)
+WEIGHT = keys.factor(least=LEAST_WEIGHT, most=1e6)
 _PENALTY = keys.factor(least=LEAST_FACTOR, most=1e6)
 _SHARE = keys.factor(least=LEAST_FACTOR, most=utility.LARGEST)
 _WEIGHS = "weight alpha of the entropy up to here"
@@ -147,19 +144,23 @@ class Budget:
         return {key: limits.get(key, effectiveness) for key in names}
 
     @property
-    def sums(self) -> dict[str, float]:
-        """The limits on sums over the network's blocks, by key, as what solves and proves takes them.
+    def enforced(self) -> dict[str, float]:
+        """The limits on costs, by key, as whatever computes with them takes them: of any size that a user may give.
 
-        Costs are whole numbers below 2**62: nothing is allowed by a limit beyond that which is not by it,
-        and nothing forbidden by one below a half.
+        Costs are whole numbers of at least 1 and below :data:`mad_ip.cost.LARGEST`: a limit beyond that allows no more
+        than it does, one below 1 no less than a half.
         """
-        found = ((key, limit) for key, limit in self.limits if cost.COSTS[key].combine == "sum")
-        return {key: min(max(limit, 0.5), _COSTLIEST) for key, limit in found}
+        return {key: min(max(limit, 0.5), float(cost.LARGEST)) for key, limit in self.limits}
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """The limits, as they are enforced, on sums over the network's blocks, by key."""
+        return {key: limit for key, limit in self.enforced.items() if cost.COSTS[key].combine == "sum"}
 
     @property
     def maxima(self) -> dict[str, float]:
-        """The limits on maxima over the network's blocks, by key."""
-        return {key: limit for key, limit in self.limits if cost.COSTS[key].combine == "max"}
+        """The limits, as they are enforced, on maxima over the network's blocks, by key."""
+        return {key: limit for key, limit in self.enforced.items() if cost.COSTS[key].combine == "max"}
 
     @property
     def needs_device(self) -> bool:
@@ -232,7 +233,7 @@ class Stem:
     kernel: Annotated[int, Key(keys.integer(odd=True, most=SIDES), "side of the kernel", "pixels")]
     stride: Annotated[int, Key(keys.integer(most=SIDES), "stride of the convolution")]
     channels: Annotated[Domain, Key(keys.domain(most=WIDTHS), "output channels to choose from")]
-    weight: Annotated[float, Key(_WEIGHT, _WEIGHS, otherwise="1 where the next stage has stride 2, else 0")]
+    weight: Annotated[float, Key(WEIGHT, _WEIGHS, otherwise="1 where the next stage has stride 2, else 0")]
     temporal_kernel: Annotated[int, Key(_TEMPORAL_KERNEL, "frames of the kernel; clips only")] = 1
     temporal_stride: Annotated[int, Key(_TEMPORAL_STRIDE, "stride over frames; clips only")] = 1
 
@@ -253,7 +254,7 @@ class Stage:
     ]
     depth: Annotated[Domain, Key(keys.domain(most=DEPTHS), "numbers of blocks to choose from")]
     weight: Annotated[
-        float, Key(_WEIGHT, _WEIGHS, otherwise="8 for the last, 1 where the next stage has stride 2, else 0")
+        float, Key(WEIGHT, _WEIGHS, otherwise="8 for the last, 1 where the next stage has stride 2, else 0")
     ]
     temporal_kernel: Annotated[int, Key(_TEMPORAL_KERNEL, "frames of every k x k kernel; clips only")] = 1
     temporal_stride: Annotated[int, Key(_TEMPORAL_STRIDE, "stride over frames of the first block; clips only")] = 1

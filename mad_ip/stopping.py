@@ -18,7 +18,7 @@ __all__ = ["SIGNALS", "Stopped", "interruptible", "stoppable"]
 _Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -58,8 +58,8 @@ def _handled(handler: _Handler) -> Iterator[None]:
 
     SIGINT is handled even there: shells ignore it for what runs in the background, where only kill -INT sends it.
     """
-    deaf = {"SIGHUP"} if signal.getsignal(getattr(signal, "SIGHUP", signal.SIGTERM)) is signal.SIG_IGN else set()
-    previous = {number: signal.signal(number, handler) for number in SIGNALS if number.name not in deaf}
+    deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    previous = {number: signal.signal(number, handler) for number in SIGNALS if not (deaf and number == signal.SIGHUP)}
     try:
         yield
     finally:

@@ -23,26 +23,11 @@ def _seed() -> None:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Instead of :func:`mad_ip.backends.solve_apart`: a small solve takes less time than the start of its process."""
-    from mad_ip import backends, solve
+    from mad_ip import solve
+    from tools.fuzz.work import solve_here
 
-    def here(profile: Any, instance: Any, limits: Any, watch: Any) -> Any:
-        raised: list[Exception] = []
-
-        def guarded(progress: Any) -> bool:
-            # A solver that calls from C would lose it.
-            try:
-                return bool(watch(progress))
-            except Exception as error:
-                raised.append(error)
-                return True
-
-        outcome = backends.load_backend(profile).solve(instance, limits, guarded)
-        if raised:
-            raise raised[0]
-        return outcome
-
-    monkeypatch.setattr(solve, "solve_apart", here)
-    return here
+    monkeypatch.setattr(solve, "solve_apart", solve_here)
+    return solve_here
 
 
 def _browser() -> tuple[str, str]:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from dask.distributed import Client
 from mad_ip import __version__, decomposition
 from mad_ip.backends import Profile
 from mad_ip.decomposition import Found
-from mad_ip.errors import InputError
+from mad_ip.errors import InputError, MadIpWarning
 from mad_ip.lagrangian.cluster import cluster
 from mad_ip.lagrangian.workers import Workers, threads
 from mad_ip.solve import solve
@@ -132,6 +133,8 @@ def before(box: int, workers: Workers, act: Callable[[], object]) -> Workers:
     return begin
 
 
+Caught = list[warnings.WarningMessage]
+
 IDLE = "no worker has been there for 2 s"
 
 
@@ -139,8 +142,15 @@ def said(lost: Dask, reason: str) -> str:
     return f"--cluster {lost.address}: {reason}; this process goes on with what is left to it"
 
 
-def sentences(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name.startswith("mad_ip")]
+@pytest.fixture(autouse=True)
+def caught() -> Iterator[Caught]:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", MadIpWarning)
+        yield found
+
+
+def sentences(caught: Caught) -> list[str]:
+    return [str(warning.message) for warning in caught if issubclass(warning.category, MadIpWarning)]
 
 
 def test_workers_and_then_the_scheduler_are_lost(
@@ -148,7 +158,7 @@ def test_workers_and_then_the_scheduler_are_lost(
     spec: Spec,
     alone: Found,
     impatient: None,
-    caplog: pytest.LogCaptureFixture,
+    caught: Caught,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with dasks(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as lost:
@@ -158,26 +168,26 @@ def test_workers_and_then_the_scheduler_are_lost(
             assert decomposition.optimise(spec, before(20, workers, lost.workers[0].kill), gap=1e-6) == alone
         # Whichever box was under way counts as what killed it, if any was; the others wait for a worker.
         idle, killed = (said(lost, reason) for reason in (IDLE, "several workers died over the same box"))
-        assert {idle} <= set(sentences(caplog)) <= {idle, killed}
+        assert {idle} <= set(sentences(caught)) <= {idle, killed}
 
-        caplog.clear()
+        caught.clear()
         lost.add()
         lost.await_workers()
         with cluster(lost.address) as workers:
             assert decomposition.optimise(spec, before(20, workers, lost.scheduler.kill), gap=1e-6) == alone
-        assert sentences(caplog) == [said(lost, "the scheduler is gone")]
+        assert sentences(caught) == [said(lost, "the scheduler is gone")]
     assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
 def test_a_scheduler_that_says_nothing_is_left(
-    lonely: Dask, spec: Spec, alone: Found, impatient: None, caplog: pytest.LogCaptureFixture
+    lonely: Dask, spec: Spec, alone: Found, impatient: None, caught: Caught
 ) -> None:
     try:
         with cluster(lonely.address) as workers:
             stopped = before(2, workers, lambda: lonely.scheduler.send_signal(signal.SIGSTOP))
             assert decomposition.optimise(spec, stopped, gap=1e-6) == alone
-        assert sentences(caplog) == [said(lonely, IDLE)]
+        assert sentences(caught) == [said(lonely, IDLE)]
         with pytest.raises(InputError, match="no Dask scheduler answers there within 2 s"), cluster(lonely.address):
             pass
     finally:
@@ -209,14 +219,14 @@ def test_a_time_limit_is_kept_while_nobody_works(lonely: Dask, spec: Spec, alone
 
 
 def test_workers_of_other_versions_are_left_alone_or_refused(
-    lonely: Dask, spec: Spec, alone: Found, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    lonely: Dask, spec: Spec, alone: Found, caught: Caught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mad_ip.lagrangian.cluster._PATIENCE", 60.0)
     with cluster(lonely.address) as workers:
         # It comes when the solve is under way.
         other = ("--preload", "import mad_ip; mad_ip.__version__ = '0.0.1'")
         assert decomposition.optimise(spec, before(1, workers, lambda: lonely.add(*other)), gap=1e-6) == alone
-    assert sentences(caplog) == [said(lonely, f"a worker has mad-ip 0.0.1, here it is {__version__}")]
+    assert sentences(caught) == [said(lonely, f"a worker has mad-ip 0.0.1, here it is {__version__}")]
     refused = rf"{lonely.address}: the worker tcp://\S+ has mad-ip 0\.0\.1, here it is \S+; must have the same"
     with pytest.raises(InputError, match=refused), cluster(lonely.address):
         pass

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from mad_ip import catalogue, paths
+from mad_ip.cost import LARGEST
 from mad_ip.lagrangian import passes
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Program, Relaxation
@@ -39,7 +40,7 @@ def _least_maximum(spec: Spec, budget: str) -> int:
 
     # The largest network has a limit on 64 bits; beyond it the spec has no path at all.
     high = 1
-    while high < 2**62 and not possible(high):
+    while high < LARGEST and not possible(high):
         high *= 2
     return bisect.bisect_left(range(high), True, high // 2, key=possible)
 

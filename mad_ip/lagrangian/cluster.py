@@ -14,13 +14,14 @@ import math
 import platform
 import threading
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from mad_ip import __version__
-from mad_ip.errors import InputError
+from mad_ip.errors import InputError, MadIpWarning
 from mad_ip.lagrangian.tree import Examined, Task
 from mad_ip.lagrangian.workers import Problem, Workers, examined, threads
 
@@ -38,8 +39,6 @@ _PAUSE = 1.0
 _TLS = "distributed.comm.tls.ca-file, client.cert and client.key of Dask's configuration must be those of the cluster"
 
 _GONE = "the scheduler is gone"
-
-_logger = logging.getLogger(__name__)
 
 Versions = dict[str, str]
 
@@ -248,7 +247,8 @@ class _Shared:
         """Say once why this process does what the cluster was to do."""
         if reason not in self._said:
             self._said.add(reason)
-            _logger.warning("--cluster %s: %s; this process goes on with what is left to it", self._address, reason)
+            said = f"--cluster {self._address}: {reason}; this process goes on with what is left to it"
+            warnings.warn(said, MadIpWarning, stacklevel=2)
 
 
 def _reason(error: BaseException) -> str:

@@ -112,10 +112,8 @@ def _table(spec: Spec, segment: Segment) -> Table:
     head = blocks.closing(segment, c)
     opening, again, limits = [], [], []
     allowed = _Allowed(spec, segment, shape)
-    for key, cost in spec.costs.items():
-        limit = {**spec.budget.sums, **spec.budget.maxima}.get(key)
-        if limit is None:
-            continue
+    for key, limit in spec.budget.enforced.items():
+        cost = spec.costs[key]
         terms = [*cost.terms(first, True), *cost.terms(head, True)], list(cost.terms(rest, False))
         if cost.combine == "max":
             allowed.limit(*terms, limit)

@@ -234,7 +234,7 @@ def _totals(design: Design, budget: Budget) -> Table:
 
 def space_table(spec: Spec, catalogue: Catalogue | None) -> RenderableType:
     """The domains of a spec, the exact size of its space, of its catalogue before and, where given, after dominance."""
-    left = "too many to list" if catalogue is None else f"{len(catalogue):,} after dominance"
+    left = "too many to list here" if catalogue is None else f"{len(catalogue):,} after dominance"
     limits = [f"{key} {amount(key, limit)}" for key, limit in spec.budget.given.items()]
     return Group(
         Fitting(_domains(spec, catalogue), _domains(spec, catalogue, compact=True)),

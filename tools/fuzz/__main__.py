@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import re
@@ -128,10 +129,14 @@ class _Fuzzer:
             known.smallest = result
 
     def _confirm(self) -> None:
-        """Run a case of every kind again, alone; what was late and is not any more was the machine's fault."""
+        """Run a case of every kind again, alone; what was late and is not any more was the machine's fault.
+
+        Or that of a solver in the case's own process, where nothing ends it.
+        """
         for kind, finding in list(self.findings.items()):
             late = kind.startswith(LATE)
-            again = run_one(finding.smallest.case, self.out / "work", self.patience)
+            case = finding.smallest.case
+            again = run_one(dataclasses.replace(case, apart=case.apart or late), self.out / "work", self.patience)
             finding.again = again.kind == kind or (late and again.kind.startswith(LATE))
             if late and not finding.again:
                 del self.findings[kind]

@@ -13,6 +13,7 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
+from tools.fuzz.mcunet import network
 from tools.fuzz.values import json_bytes, toml_bytes
 
 __all__ = ["DEVICES", "LARGEST", "MCUNET", "ROOT", "SPECS", "make", "oracle", "small_table"]
@@ -210,56 +211,7 @@ STRUCTURE = """{'best_structures': [[
 """
 
 
-def _convolution(c_in: int, c_out: int, kernel: int, stride: int) -> dict[str, Any]:
-    return {
-        "name": "ConvLayer",
-        "kernel_size": kernel,
-        "stride": stride,
-        "dilation": 1,
-        "groups": 1,
-        "bias": False,
-        "has_shuffle": False,
-        "in_channels": c_in,
-        "out_channels": c_out,
-        "use_bn": True,
-        "act_func": "relu6",
-        "ops_order": "weight_bn_act",
-    }
-
-
-def _inverted(c_in: int, c_out: int, ratio: int, stride: int) -> dict[str, Any]:
-    return {
-        "name": "MobileInvertedResidualBlock",
-        "mobile_inverted_conv": {
-            "name": "MBInvertedConvLayer",
-            "in_channels": c_in,
-            "out_channels": c_out,
-            "kernel_size": 3,
-            "stride": stride,
-            "expand_ratio": ratio,
-            "mid_channels": None,
-            "act_func": "relu6",
-            "use_se": False,
-        },
-        "shortcut": {"name": "IdentityLayer"} if c_in == c_out and stride == 1 else None,
-    }
-
-
-MCUNET: dict[str, Any] = {
-    "name": "ProxylessNASNets",
-    "bn": {"momentum": 0.1, "eps": 1e-05},
-    "first_conv": _convolution(3, 16, 3, 2),
-    "blocks": [_inverted(16, 8, 1, 1), _inverted(8, 16, 6, 2), _inverted(16, 16, 6, 1)],
-    "feature_mix_layer": None,
-    "classifier": {
-        "name": "LinearLayer",
-        "in_features": 16,
-        "out_features": 10,
-        "bias": True,
-        "use_bn": False,
-    },
-    "resolution": 64,
-}
+MCUNET = network(((16, None, 1, 8, 3, 1), (8, None, 6, 16, 3, 2), (16, None, 6, 16, 3, 1)), 64, classes=10)
 
 TINYNAS_TABLE = "".join(
     f"{{{kind},1,{c},{side},{side},{c},3,{stride},0}}  {c * side / 1000}\n"

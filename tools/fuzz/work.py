@@ -30,7 +30,7 @@ from typing import Any
 from tools.fuzz.cases import Case
 from tools.fuzz.judge import MEMORY, Outcome, judge, where
 
-__all__ = ["LATE", "Result", "prepare", "run", "run_one"]
+__all__ = ["LATE", "Result", "prepare", "run", "run_one", "solve_here"]
 
 LATE = "no end in time in "
 """How the kind of a case begins that took too long, which need not be its fault on a busy machine."""
@@ -371,25 +371,29 @@ def _usage() -> tuple[int, int, float]:
     return own.ru_maxrss * unit, children.ru_maxrss * unit, spent
 
 
-def _solve_here(here: bool) -> None:
-    """Have solvers run in this process, where a small solve takes less time than the start of its own."""
+def solve_here(profile: Any, problem: Any, limits: Any, watch: Callable[[Any], bool]) -> Any:
+    """Instead of :func:`mad_ip.backends.solve_apart`: a small solve takes less time than the start of its process."""
     from mad_ip import backends
 
-    def solve_here(profile: Any, problem: Any, limits: Any, watch: Callable[[Any], bool]) -> Any:
-        raised: list[Exception] = []
+    raised: list[Exception] = []
 
-        def guarded(progress: Any) -> bool:
-            # A solver that calls from C would lose it.
-            try:
-                return bool(watch(progress))
-            except Exception as error:
-                raised.append(error)
-                return True
+    def guarded(progress: Any) -> bool:
+        # A solver that calls from C would lose it.
+        try:
+            return bool(watch(progress))
+        except Exception as error:
+            raised.append(error)
+            return True
 
-        outcome = backends.load_backend(profile).solve(problem, limits, guarded)
-        if raised:
-            raise raised[0]
-        return outcome
+    outcome = backends.load_backend(profile).solve(problem, limits, guarded)
+    if raised:
+        raise raised[0]
+    return outcome
+
+
+def _solve_here(here: bool) -> None:
+    """Have solvers run in this process, or in one of their own."""
+    from mad_ip import backends
 
     # The package has a function of that name.
     module: Any = importlib.import_module("mad_ip.solve")
