@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -205,13 +206,30 @@ _FEWEST = 3
 
 @contextmanager
 def _pinned(runtime: Runtime) -> Iterator[None]:
-    """Torch's threads, as they were afterwards."""
+    """Torch's threads, and no subnormal numbers; both as they were afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(runtime.threads)
     try:
-        yield
+        with _without_subnormals():
+            yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _without_subnormals() -> Iterator[None]:
+    """Flush subnormal numbers to zero in this thread, and do what the thread did before afterwards.
+
+    Random weights may shrink features to numbers with which processors are slow; trained ones do not. ONNX Runtime's
+    option for it reaches a process's first session only, and then outlives it: everything later, a solve too, would
+    compute with other floats.
+    """
+    before = sys.float_info.min / 2 == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def _clock(runtime: Runtime) -> Callable[[], int]:
@@ -270,11 +288,12 @@ def _session(model: bytes, runtime: Runtime, profile: str = "") -> Any:
     options.intra_op_num_threads = runtime.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Random weights may shrink features to numbers with which processors are slow; trained ones do not.
+    # For the threads that the session starts.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with _without_subnormals():
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _profiled(operations: Sequence[Operation], runtime: Runtime, rounds: int) -> list[float]:
@@ -290,9 +309,10 @@ def _profiled(operations: Sequence[Operation], runtime: Runtime, rounds: int) ->
             sessions.append(
                 [(_session(part, runtime, f"{folder}/{number}-{n}-"), feed) for n, part in enumerate(parts)]
             )
-        for _ in range(rounds + 1):
-            for session, feed in (item for items in sessions for item in items):
-                session.run(None, feed)
+        with _without_subnormals():
+            for _ in range(rounds + 1):
+                for session, feed in (item for items in sessions for item in items):
+                    session.run(None, feed)
         found = []
         for operation, items in zip(operations, sessions, strict=True):
             added = operation.base == "add"
