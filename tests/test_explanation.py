@@ -102,9 +102,8 @@ def test_neighbours_of_few_layers_are_a_layer_away(spec: Spec) -> None:
     (price,) = (each.price for each in explain(few, mad_ip.solve(few)).spendings if each.budget == "layers")
 
     def best(layers: int) -> float:
-        return max(
-            x.score for x in oracle.architectures(spec) if oracle.fits(limited(spec, {"layers": layers}).budget, x)
-        )
+        budget = limited(spec, {"layers": layers}).budget
+        return max(x.score for x in oracle.architectures(spec) if oracle.fits(budget, x))
 
     assert price.smaller == pytest.approx(best(22) - best(21), abs=1e-6)
     assert price.larger == pytest.approx(best(23) - best(22), abs=1e-6)
