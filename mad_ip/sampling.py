@@ -136,7 +136,7 @@ class _Shell:
         bound = spec.budget.effectiveness
         if bound is not None:
             over = found.rho > bound * (1 + entropy.EFFECTIVENESS_TOLERANCE)
-            passed += np.where(over, np.log(np.maximum(found.rho, bound) / bound) + _ROUNDING, 0.0)
+            passed += np.where(over, np.log(np.maximum(found.rho, bound)) - math.log(bound) + _ROUNDING, 0.0)
         broken = found.broken > 0
         energy = np.where(broken, np.inf, self.charge * passed + missed)
         return _Measured(energy, found.rho, np.where(broken | (passed > 0), 0.0, common))

@@ -99,7 +99,9 @@ class Population:
             limit = limits[key]
             violation = violation + np.maximum(0.0, value / limit - 1) * (value > limit)
         if spec.budget.effectiveness is not None:
-            ratio = found.rho / spec.budget.effectiveness
+            # Of a limit below all normal numbers, infinity.
+            with np.errstate(over="ignore"):
+                ratio = found.rho / spec.budget.effectiveness
             violation = violation + np.maximum(0.0, ratio - 1) * (ratio > 1 + entropy.EFFECTIVENESS_TOLERANCE)
         beta = spec.objective.depth_penalty
         return found.worth - entropy.penalty_of(found.spread, found.penalised, beta, spec.convention), violation

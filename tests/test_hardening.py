@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pty
+import re
 import resource
 import signal
 import stat
@@ -616,3 +617,23 @@ def test_small_factors_are_solved(tmp_path: Path, factors: str) -> None:
     assert found.certificate is not None
     assert found.certificate.status == "optimal"
     assert found.metrics.score == pytest.approx(best.metrics.score, rel=1e-6)
+
+
+def test_a_limit_below_all_normal_numbers_is_infeasible(tmp_path: Path, run: Run) -> None:
+    small = "effectiveness = 5e-324"
+    spec = tmp_path / "spec.toml"
+    spec.write_text(re.sub(r"effectiveness = .*", small, TEXT))
+    assert small in spec.read_text()
+    refused(run("solve", spec, "--quiet"), "budget.effectiveness cannot be met", code=4)
+    refused(run("sample", spec, "--quiet", "--number", 4, "--out", tmp_path / "runs"), "no design spends")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_checkpoint_that_torch_warns_of_is_refused(
+    tmp_path: Path, run: Run, recwarn: pytest.WarningsRecorder
+) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"\x80\x6d}q\x00.")
+    words = ("export", TOY.with_name("design.json"), "--format", "safetensors", "--checkpoint", weights)
+    refused(run(*words, "--out", tmp_path / "out.safetensors"), "weights.pt: torch.load cannot read it")
+    assert not recwarn.list

@@ -40,7 +40,7 @@ from mad_ip.files import (
 from mad_ip.networks import images
 from mad_ip.networks.measure import evaluating
 from mad_ip.networks.network import Network
-from mad_ip.networks.weights import save_weights
+from mad_ip.networks.weights import save_weights, unpickled
 from mad_ip.reader import Reader
 
 try:
@@ -512,12 +512,7 @@ class _Run:
         path = self.folder / _CHECKPOINT
         if not path.exists():
             return None
-        try:
-            content: Any = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
-        except InputError:
-            raise
-        except Exception:  # a broken pickle can raise any
-            content = None
+        content = unpickled(read_bytes(path))
         named = isinstance(content, dict) and content.get("format") == FORMAT
         identity = content.get("identity") if named else None
         if not isinstance(identity, dict) or not isinstance(identity.get("recipe"), dict) or "data" not in identity:

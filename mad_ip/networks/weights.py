@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from mad_ip.errors import InputError
 from mad_ip.files import read_bytes, write_atomically
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["load_weights", "save_weights", "unpickled"]
 
 _NAMED = 3
 """How many keys of a kind the sentence on a mismatch names."""
@@ -96,11 +97,19 @@ def _pickled(weights: dict[str, Tensor]) -> bytes:
     return buffer.getvalue()
 
 
+def unpickled(content: bytes) -> Any:
+    """What :func:`torch.load` reads of tensors and plain values, without running code; None where it reads nothing."""
+    with warnings.catch_warnings(action="ignore"):  # of pickles that it refuses afterwards
+        try:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception:  # a broken pickle can raise any
+            return None
+
+
 def _unpickled(content: bytes, path: Path | str) -> dict[str, Tensor]:
-    try:
-        weights: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # a broken pickle can raise any
-        raise InputError(f"{path}: torch.load cannot read it with weights_only=True; must be a state dict") from None
+    weights = unpickled(content)
+    if weights is None:
+        raise InputError(f"{path}: torch.load cannot read it with weights_only=True; must be a state dict")
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
     ):
