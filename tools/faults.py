@@ -38,6 +38,7 @@ import numpy as np
 import psutil
 from PIL import Image
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mad_ip.design import FORMAT, Design, StageChoice, StemChoice
@@ -663,31 +664,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(
     scenarios: Sequence[Scenario], kills: int, signals: int, seed: int, out: Path, console: Console
 ) -> list[Result]:
-    """Run everything, print what is wrong and the table; the folders of what is wrong stay in ``out``."""
+    """Run everything, print what is wrong and the table; the folders of what is wrong stay in ``out``.
+
+    Ctrl-C ends it early, with the table of what there is.
+    """
     shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    # Each has moments of its own, whichever others run.
+    planned = [
+        (scenario, strikes(scenario, kills, signals, Random(f"{seed} {scenario.name}")))  # noqa: S311
+        for scenario in scenarios
+    ]
+    total = sum(len(found) for _, found in planned)
     results: list[Result] = []
-    for scenario in scenarios:
-        # Each has moments of its own, whichever others run.
-        random = Random(f"{seed} {scenario.name}")  # noqa: S311
-        place = out / scenario.name.replace(" ", "-")
-        reference = undisturbed(scenario, place / "undisturbed")
-        console.print(f"{scenario.name}: {reference.seconds:.1f} s undisturbed")
-        for number, strike in enumerate(strikes(scenario, kills, signals, random)):
-            folder = place / f"{number:04}"
-            result = inject(strike, reference, folder)
-            results.append(result)
-            if result.faults:
-                text = f"{strike}, after {result.seconds:.1f} s: {'; '.join(result.faults)}"
-                (folder / "faults").write_text(text + "\n")
-                console.print(f"{folder.relative_to(out)}: {text}", markup=False, soft_wrap=True)
-            else:
-                shutil.rmtree(folder)
+    with suppress(KeyboardInterrupt), Progress(*_COLUMNS, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=total)
+        for scenario, found in planned:
+            place = out / scenario.name.replace(" ", "-")
+            progress.update(bar, description=scenario.name)
+            reference = undisturbed(scenario, place / "undisturbed")
+            console.print(f"{scenario.name}: {reference.seconds:.1f} s undisturbed")
+            for number, strike in enumerate(found):
+                folder = place / f"{number:04}"
+                result = inject(strike, reference, folder)
+                results.append(result)
+                progress.advance(bar)
+                if result.faults:
+                    text = f"{strike}, after {result.seconds:.1f} s: {'; '.join(result.faults)}"
+                    (folder / "faults").write_text(text + "\n")
+                    console.print(f"{folder.relative_to(out)}: {text}", markup=False, soft_wrap=True)
+                else:
+                    shutil.rmtree(folder)
     rows = [{**vars(result), "strike": str(result.strike)} for result in results]
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     console.print(table(results))
     wrong = sum(bool(result.faults) for result in results)
-    console.print(f"{len(results)} signals, {wrong} wrong" + (f"; see {out}" if wrong else ""), soft_wrap=True)
+    part = "" if len(results) == total else f" of {total}"
+    console.print(f"{len(results)}{part} signals, {wrong} wrong" + (f"; see {out}" if wrong else ""), soft_wrap=True)
     return results
+
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 if __name__ == "__main__":
