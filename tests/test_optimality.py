@@ -63,12 +63,42 @@ def compare(spec: Spec, design: Design, expected: oracle.Best, story: str) -> No
     assert design.certificate.bound >= expected.score - 1e-9 * abs(expected.score), f"{design.certificate}{story}"
 
 
-# A failing spec is small and printed as it is: shrinking it would take hundreds of solves.
-@settings(max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=SLOW, phases=[Phase.generate])
-@given(spec=specs())
 @pytest.mark.usefixtures("in_this_process")
-def test_solve_finds_what_enumeration_finds(spec: Spec) -> None:
-    check(spec)
+def test_solve_finds_what_enumeration_finds() -> None:
+    """On specs with each budget binding, each family, both conventions, each rule, and on infeasible ones."""
+    seen: Counter[str] = Counter()
+
+    # A failing spec is small and printed as it is: shrinking it would take hundreds of solves.
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=SLOW,
+        phases=[Phase.generate],
+    )
+    @given(spec=specs())
+    def check_and_count(spec: Spec) -> None:
+        check(spec)
+        seen.update(features(spec))
+
+    check_and_count()
+    wanted = [
+        *(f"binding {key}" for key in BUDGETS),
+        *(f"infeasible, {key}" for key in BUDGETS),
+        *FAMILIES,
+        *("paper", "tinynas", "tail", "no tail", "infeasible", "feasible", "no budget", "several budgets"),
+        *("monotone", "not monotone", "growth", "mid_ratio", "channels fall"),
+        *("stem stride 1", "stem stride 2", "stride 1", "stride 2", "irregular width", "odd resolution"),
+        *("several stem channels", "channels repeat", "depths with gaps", "mixed families", "no head", "head"),
+        *(f"{number} stages" for number in (1, 2, 3, 4)),
+        *(f"kernel {kernel}" for kernel in (1, 3, 5, 7)),
+        *(f"beta {beta}" for beta in (0.0, 0.1, 10.0, 200.0)),
+        *("default weights", "explicit weights", "weight 0"),
+        *("one architecture", "1,000 architectures"),
+    ]
+    rare = {name: seen[name] for name in wanted if seen[name] < 4}
+    assert not rare, f"of {EXAMPLES} specs: {rare}; all: {seen}"
 
 
 def wide_spec(**budget: float) -> Spec:
@@ -147,37 +177,6 @@ def test_depths_that_the_domains_force_apart(convention: str, depths: tuple[int,
         "stage": stages,
     }
     check(Spec.from_table(table))
-
-
-def test_the_random_specs_reach_every_corner() -> None:
-    """What the strategies draw: each budget binding, each family, both conventions, each rule, and the infeasible."""
-    sample: list[Spec] = []
-
-    @settings(max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=SLOW)
-    @given(spec=specs())
-    def collect(spec: Spec) -> None:
-        sample.append(spec)
-
-    collect()
-    seen: Counter[str] = Counter()
-    for spec in sample:
-        seen.update(features(spec))
-    wanted = [
-        *(f"binding {key}" for key in BUDGETS),
-        *(f"infeasible, {key}" for key in BUDGETS),
-        *FAMILIES,
-        *("paper", "tinynas", "tail", "no tail", "infeasible", "feasible", "no budget", "several budgets"),
-        *("monotone", "not monotone", "growth", "mid_ratio", "channels fall"),
-        *("stem stride 1", "stem stride 2", "stride 1", "stride 2", "irregular width", "odd resolution"),
-        *("several stem channels", "channels repeat", "depths with gaps", "mixed families", "no head", "head"),
-        *(f"{number} stages" for number in (1, 2, 3, 4)),
-        *(f"kernel {kernel}" for kernel in (1, 3, 5, 7)),
-        *(f"beta {beta}" for beta in (0.0, 0.1, 10.0, 200.0)),
-        *("default weights", "explicit weights", "weight 0"),
-        *("one architecture", "1,000 architectures"),
-    ]
-    rare = {name: seen[name] for name in wanted if seen[name] < 4}
-    assert not rare, f"of {len(sample)} specs: {rare}; all: {seen}"
 
 
 def features(spec: Spec) -> set[str]:
