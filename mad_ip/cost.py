@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["COSTS", "LARGEST", "Cost", "costs", "identity", "live", "macs", "operations", "params"]
 
 LARGEST = 1 << 62
-"""No network of a spec may cost as much, in any cost's own unit: sums stay exact in 64 bits."""
+"""No network of a spec may cost as much, in any cost's own unit, so that sums stay exact in 64 bits."""
 
 Terms: TypeAlias = "Callable[[Sequence[Layer], bool], Iterable[Amount]]"
 

@@ -145,7 +145,7 @@ class Budget:
 
     @property
     def enforced(self) -> dict[str, float]:
-        """The limits on costs, by key, as whatever computes with them takes them: of any size that a user may give.
+        """The limits on costs, by key, as whatever computes with them takes them; a user may give any number.
 
         Costs are whole numbers of at least 1 and below :data:`mad_ip.cost.LARGEST`: a limit beyond that allows no more
         than it does, one below 1 no less than a half.
