@@ -30,6 +30,7 @@ from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
 from mad_ip.files import finite, make_folder, read_json, write_atomically
 from mad_ip.front import Front, Point, Price, Status, limited, reported
+from mad_ip.keys import THREADS
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.reuse import restored, written
 from mad_ip.prices import multipliers
@@ -173,8 +174,8 @@ class _Sweep:
                 f"over = {dict(self.over)!r}: must have limits of at least one of {allowed}, and no other key"
             )
         for name, value, fits, allowed in (
-            ("gap", self.gap, finite(self.gap) and self.gap >= 0, "a finite number of at least 0"),
-            ("threads", self.threads, self.threads >= 1, "at least 1"),
+            ("gap", self.gap, 0 <= self.gap <= 1, "a number of at least 0 and at most 1"),
+            ("threads", self.threads, 1 <= self.threads <= THREADS, f"from 1 to {THREADS}"),
             ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
         ):
             if not fits:

@@ -517,7 +517,7 @@ class _Run:
         identity = content.get("identity") if named else None
         if not isinstance(identity, dict) or not isinstance(identity.get("recipe"), dict) or "data" not in identity:
             raise self._no_checkpoint()
-        _require_same(self.folder, content["identity"], self.identity)
+        _require_same(self.folder, identity, self.identity)
         return content  # type: ignore[no-any-return]
 
     def _no_checkpoint(self) -> InputError:

@@ -106,7 +106,7 @@ def unpickled(content: bytes) -> Any:
             return None
 
 
-def _unpickled(content: bytes, path: Path | str) -> dict[str, Tensor]:
+def _parsed_pickle(content: bytes, path: Path | str) -> dict[str, Tensor]:
     weights = unpickled(content)
     if weights is None:
         raise InputError(f"{path}: torch.load cannot read it with weights_only=True; must be a state dict")
@@ -118,4 +118,4 @@ def _unpickled(content: bytes, path: Path | str) -> dict[str, Tensor]:
 
 
 _SERIALISERS = {".safetensors": _safetensors, ".pt": _pickled, ".pth": _pickled}
-_PARSERS = {".safetensors": _parsed_safetensors, ".pt": _unpickled, ".pth": _unpickled}
+_PARSERS = {".safetensors": _parsed_safetensors, ".pt": _parsed_pickle, ".pth": _parsed_pickle}
