@@ -11,6 +11,7 @@ from typing import Any
 
 import oracle
 import pytest
+from fine import as_if_fine
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import specs
 
@@ -95,9 +96,11 @@ def unlucky(monkeypatch: pytest.MonkeyPatch, in_this_process: Any) -> None:
 
 
 @pytest.mark.usefixtures("unlucky")
-@pytest.mark.parametrize("batch", [0, 1, 2, 3, 4, 6])
-def test_all_roads_lead_to_the_enumerated_optimum(batch: int) -> None:
+@pytest.mark.parametrize(("batch", "fine"), [*((batch, False) for batch in (0, 1, 2, 3, 4, 6)), (0, True), (5, True)])
+def test_all_roads_lead_to_the_enumerated_optimum(batch: int, fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Branch and bound alone and its three best, HiGHS on what survives it, HiGHS on everything."""
+    if fine:
+        as_if_fine(monkeypatch)
 
     def check(spec: Spec) -> None:
         expected = feasible(spec)

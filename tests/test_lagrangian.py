@@ -18,6 +18,7 @@ import highspy
 import numpy as np
 import oracle
 import pytest
+from fine import as_if_fine
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from interpreted import interpret
@@ -28,6 +29,7 @@ from mad_ip.design import Design
 from mad_ip.device import Device
 from mad_ip.errors import InputError
 from mad_ip.lagrangian import dual, kernels, simplex
+from mad_ip.lagrangian import groups as groups_module
 from mad_ip.lagrangian import tree as tree_module
 from mad_ip.lagrangian.box import AXES, Box, spreads, whole
 from mad_ip.lagrangian.dual import minimise
@@ -189,7 +191,7 @@ def programs(spec: Spec, seed: int, **settings: Any) -> Any:
     random = Random(seed)
     relaxation, everything = Relaxation(spec), literals(spec)
     for attempt in range(3):
-        box = (whole(spec) if attempt == 0 else random_box(relaxation, everything, random)).tightened()
+        box = (whole(spec) if attempt == 0 else random_box(relaxation, everything, random)).tightened
         assert box is not None
         program = Program(relaxation, box, **settings)
         found = None if program.is_empty else program.evaluate(random_multipliers(program, random))
@@ -250,7 +252,7 @@ def test_what_a_budget_on_a_maximum_forbids_is_on_no_path(spec: Spec, seed: int)
         spec = dataclasses.replace(spec, budget=Budget(**spec.budget.given, widest=limit), sha256="")
         relaxation = Relaxation(spec)
         for _ in range(3):
-            box = random_box(relaxation, everything, random).tightened()
+            box = random_box(relaxation, everything, random).tightened
             assert box is not None
             program = Program(relaxation, box, ranged=False)
             inside = [x for x in everything if x.inside(box, total=False)]
@@ -296,6 +298,44 @@ def test_every_value_is_bounded_by_the_best_path_through_it(spec: Spec, seed: in
 
 
 @QUICK
+@given(spec=SMALL, seed=SEEDS, most=st.integers(1, 4))
+def test_groups_of_widths_bound_all_that_is_in_them(spec: Spec, seed: int, most: int) -> None:
+    """By the same multipliers: the box, and every value; groups of one are what they hold."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mad_ip.lagrangian.groups._GROUPS", most)
+        for program, found, values, tolerance in programs(spec, seed):
+            groups = program.grouped()
+            assert (groups.tables.shapes[:, [1, 3]] <= most).all()
+            kept = [(value, x) for value, x in values if single_budgets(spec, x)]
+            rough = groups.evaluate(found.multipliers, found.tangents)
+            assert rough.value >= max((value for value, _ in kept), default=-math.inf) - tolerance
+            if (program.tables.shapes[:, [1, 3]] <= most).all():
+                assert rough.value == pytest.approx(found.value, abs=tolerance)
+            for s, (bounds, below) in enumerate(groups.value_bounds(found)):
+                assert below == -math.inf
+                for position, axis in enumerate(AXES):
+                    for value, bound_ in zip(getattr(program.box, axis)[s], bounds[position], strict=True):
+                        through = max((v for v, x in kept if x.path[s][position] == value), default=-math.inf)
+                        assert bound_ >= through - tolerance, (axis, s, value)
+
+
+@pytest.mark.parametrize("number", [1, 47, 48, 49, 64, 256, 1000])
+def test_groups_are_neighbours_in_about_equal_ratios(number: int) -> None:
+    values = np.arange(8, 8 * number + 1, 8)
+    found = groups_module.groups(values)
+    assert found[0] == 0
+    assert set(np.diff(found)) <= {0, 1}
+    assert found[-1] < 48
+    if number <= 48:
+        assert found[-1] == number - 1
+    else:
+        # As many as there may be, nearly, and no wider than those of a grid in equal ratios would be.
+        assert found[-1] > 30
+        ratios = [values[found == group][-1] / values[found == group][0] for group in range(found[-1] + 1)]
+        assert max(ratios) <= number ** (1 / 30)
+
+
+@QUICK
 @given(spec=SMALL, seed=SEEDS)
 def test_every_option_is_bounded_by_the_best_path_through_it(spec: Spec, seed: int) -> None:
     for program, found, values, tolerance in programs(spec, seed):
@@ -323,7 +363,7 @@ def test_every_option_is_bounded_by_the_best_path_through_it(spec: Spec, seed: i
 @QUICK
 @given(spec=SMALL, seed=SEEDS, lines=st.integers(1, 3))
 def test_chords_in_place_of_lines_only_raise_the_bound(spec: Spec, seed: int, lines: int) -> None:
-    box = whole(spec).tightened()
+    box = whole(spec).tightened
     assert box is not None
     relaxation = Relaxation(spec)
     program = Program(relaxation, box, ranged=False)
@@ -487,12 +527,12 @@ def test_small_linear_programs_end_where_highs_ends(seed: int, rows: int, free: 
 def test_minimise_only_improves(spec: Spec, seed: int, hopeless: bool) -> None:
     random = Random(seed)
     relaxation = Relaxation(spec)
-    box = whole(spec).tightened()
+    box = whole(spec).tightened
     assert box is not None
     program = Program(relaxation, box)
     before = program.evaluate(random_multipliers(program, random))
     # Some of another box's paths are not in this one.
-    other = Program(relaxation, random_box(relaxation, literals(spec), random).tightened() or box)
+    other = Program(relaxation, random_box(relaxation, literals(spec), random).tightened or box)
     known = minimise(other, None, None, target=-math.inf, evaluations=3).traces
     target = -math.inf if hopeless else max(x.score for x in oracle.architectures(spec))
     found = minimise(program, before, known, target=target)
@@ -517,7 +557,7 @@ def test_without_prices_the_first_bound_stands(spec: Spec, failing: str, monkeyp
         arguments[-1][:] = -1.0
         return found and failing == "later" and next(calls) < 3
 
-    box = whole(spec).tightened()
+    box = whole(spec).tightened
     assert box is not None
     program = Program(Relaxation(spec), box)
     expected = minimise(program, None, None, target=-math.inf)
@@ -571,7 +611,7 @@ def test_bisection_finds_the_best_widths(seed: int, sources: int, widths: int) -
 def test_told_to_stop_a_known_bound_is_left(spec: Spec, stops: int) -> None:
     """Without an evaluation at first, and with one, where that gives no better bound, later."""
     relaxation = Relaxation(spec)
-    box = whole(spec).tightened()
+    box = whole(spec).tightened
     assert box is not None
     above = minimise(Program(relaxation, box), None, None, target=-math.inf).best
     asked = iter([False] * stops)
@@ -590,13 +630,13 @@ def test_without_time_the_root_takes_one_evaluation(
     def counting(program: Program, *arguments: Any, **options: Any) -> Any:
         boxes.append(program.box)
         found = right(program, *arguments, **options)
-        assert program.box != whole(spec).tightened() or len(found.traces.worth) == 1
+        assert program.box != whole(spec).tightened or len(found.traces.worth) == 1
         return found
 
     monkeypatch.setattr(tree_module, "minimise", counting)
     monkeypatch.setattr(tree_module, "THIN", 2)
     tree = branch_and_bound(Relaxation(spec), lambda: -math.inf, lambda _: 0.0, seconds=0.0)
-    assert boxes.count(whole(spec).tightened()) == 1
+    assert boxes.count(whole(spec).tightened) == 1
     assert optimum.score <= tree.state.bound < 1.5 * optimum.score
     assert [box for box, _ in tree.left] == [tree.root.box]
 
@@ -613,9 +653,7 @@ def test_what_is_trimmed_cannot_pass(spec: Spec, seed: int, share: float, thin: 
     target = scores[round(share * (len(scores) - 1))]
     with pytest.MonkeyPatch.context() as patch:
         if thin:
-            # Parts of the grid come first, as on fine grids.
-            patch.setattr("mad_ip.lagrangian.program._LARGE", 0)
-            patch.setattr("mad_ip.lagrangian.tree.THIN", 2)
+            as_if_fine(patch)
         found = examine(relaxation, Task(box, None, None, None, target))
     feasible = [x for x in inside if oracle.fits(spec.budget, x.best)]
     for trim in found.trims:
@@ -632,13 +670,21 @@ def test_what_is_trimmed_cannot_pass(spec: Spec, seed: int, share: float, thin: 
 
 
 @QUICK
-@given(spec=specs(limit=2000), gap=st.sampled_from([0.0, 1e-6, 1e-3, 0.05]), threads=st.sampled_from([1, 2]))
-def test_bound_encloses_the_enumerated_optimum_and_replays(spec: Spec, gap: float, threads: int) -> None:
+@given(
+    spec=specs(limit=2000),
+    gap=st.sampled_from([0.0, 1e-6, 1e-3, 0.05]),
+    threads=st.sampled_from([1, 2]),
+    fine=st.booleans(),
+)
+def test_bound_encloses_the_enumerated_optimum_and_replays(spec: Spec, gap: float, threads: int, fine: bool) -> None:
     optimum = oracle.enumerate_best(spec)
     everything = oracle.architectures(spec)
     reference = optimum or max(everything, key=lambda x: x.score)
     design = Design.chosen(spec, reference.path)
-    result = bound(spec, design, gap=gap, threads=threads)
+    with pytest.MonkeyPatch.context() as patch:
+        if fine:
+            as_if_fine(patch)
+        result = bound(spec, design, gap=gap, threads=threads)
     score = reference.score
     if optimum is not None:
         assert result.better is None
@@ -827,7 +873,7 @@ def test_multipliers_that_cancel_leave_a_valid_bound() -> None:
     stage = {"block": "bottleneck", "stride": 2, "channels": [64], "mid": [16], "kernel": [3], "depth": [7]}
     table = {"name": "n", "input": {"resolution": 64}, "budget": {"macs": 1e9}}
     spec = Spec.from_table({**table, "stem": {"kernel": 3, "stride": 2, "channels": [16]}, "stage": [stage] * 3})
-    box = whole(spec).tightened()
+    box = whole(spec).tightened
     assert box is not None
     program = Program(Relaxation(spec), box)
     (only,) = oracle.architectures(spec)
@@ -875,7 +921,7 @@ def test_spreads_too_many_to_list_still_bound() -> None:
             "stage": [{**one, "depth": [1 if t % 2 else 60]} for t in range(52)],
         }
     )
-    box = whole(spec).tightened()
+    box = whole(spec).tightened
     assert box is not None
     program = Program(Relaxation(spec), box)
     (only,) = oracle.architectures(spec)

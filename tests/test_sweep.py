@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from fine import as_if_fine
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from strategies import specs
@@ -115,8 +116,8 @@ def test_the_front_of_the_toy_is_that_of_enumeration(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("in_this_process")
 @QUICK
-@given(spec=specs(limit=300), seed=st.integers(0, 10**6))
-def test_random_fronts_are_those_of_enumeration(spec: Spec, seed: int) -> None:
+@given(spec=specs(limit=300), seed=st.integers(0, 10**6), fine=st.booleans())
+def test_random_fronts_are_those_of_enumeration(spec: Spec, seed: int, fine: bool) -> None:
     random = Random(seed)
     device = None
     keys = ["macs", "params", "layers", "effectiveness"]
@@ -135,7 +136,11 @@ def test_random_fronts_are_those_of_enumeration(spec: Spec, seed: int) -> None:
             x.effectiveness if key == "effectiveness" else float(Design.chosen(spec, x.path).spent(key)) for x in some
         ]
         over[key] = sorted({*values, min(values) * 0.999 if key == "effectiveness" else max(1.0, min(values) - 1)})
-    check(sweep(spec, over))
+    with pytest.MonkeyPatch.context() as patch:
+        if fine:
+            as_if_fine(patch)
+        front = sweep(spec, over)
+    check(front)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -275,7 +280,7 @@ def test_a_tree_moves_to_smaller_limits_without_an_evaluation() -> None:
         assert new.value <= old.value * (1 + 1e-11)
         lower += new.value < old.value * (1 - 1e-3)
         assert new.multipliers is not None
-        tight = new.box.tightened()
+        tight = new.box.tightened
         assert tight is not None
         # What is best of all architectures within the new limits.
         inside = [

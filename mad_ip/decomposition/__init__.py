@@ -208,7 +208,9 @@ class _Descent:
         if known and first is not None:
             self._walk_on(first)
         # Without a depth penalty, where the tree is one that looks for a first design.
-        problem, tree = self.problem.unpenalised(), None if self.ranked else self._begun()
+        problem, tree = self.problem, None
+        if not self.ranked:
+            problem, tree = self.problem.unpenalised(), self._begun()
         if self.ranked and self.most > 0:
             problem, tree = self.problem, self._branch(self.problem, self._target, self._follow, self._reopened())
             self.bound = min(self.bound, max(self.last, tree.state.unjudged))
@@ -238,7 +240,7 @@ class _Descent:
         with ThreadPoolExecutor(self.threads) as pool:
             for path in pool.map(walk, range(_WALKS)):
                 if path is not None:
-                    self.judge(path)
+                    self._consider(path)
 
     def _reopened(self) -> Reopened | None:
         """What is known by larger limits."""
@@ -355,7 +357,12 @@ class _Descent:
         if depths not in self.climbed:
             self.climbed.add(depths)
             scale = max(1.0, abs(self.score if self.ranked else self.bound), self.spec.magnitude)
-            self.judge(self.annealer.walk(path, bound, self.seed, _SHORT, _WARM, _COLD, scale))
+            self._consider(self.annealer.walk(path, bound, self.seed, _SHORT, _WARM, _COLD, scale))
+
+    def _consider(self, path: Path) -> None:
+        """Judge a path that may be among the best: to say that of all takes longer than to find them."""
+        if self.annealer.score(path) > self.last - _BELOW * abs(self.last):
+            self.judge(path)
 
     def surround(self) -> None:
         """Where alternatives are looked for, judge what lies around those found, until none of it is better."""

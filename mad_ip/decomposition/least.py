@@ -46,7 +46,7 @@ def _least_maximum(spec: Spec, budget: str) -> int:
 
 
 def _program(spec: Spec) -> Program:
-    box = whole(spec).tightened()
+    box = whole(spec).tightened
     assert box is not None
     return Program(Relaxation(spec), box, ranged=False)
 

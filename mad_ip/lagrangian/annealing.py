@@ -16,6 +16,7 @@ import numpy as np
 from mad_ip.lagrangian.kernels import compiled, inner
 from mad_ip.lagrangian.packed import Packed
 from mad_ip.lagrangian.program import Bound, Relaxation
+from mad_ip.lagrangian.tables import Integers
 from mad_ip.spec import Choice, Path
 
 __all__ = ["Annealer"]
@@ -28,6 +29,9 @@ _PRICED = 0.8
 
 _SAME = 1e-12
 """Excess that rounding alone may show: far less than a MAC too many."""
+
+_BEYOND = 1e-9
+"""Excess beyond which a path is not asked about any more: far more than rounding shows."""
 
 _SINGLE, _DOUBLE = 4, 2
 """Steps that a climb looks at in one choice, and in each of two."""
@@ -69,9 +73,7 @@ class Annealer:
         Prices are by the multipliers of ``by``. The temperatures ``hot`` and ``cold`` are relative to ``scale``, a
         score.
         """
-        genes = np.array(
-            [list(map(bisect.bisect_left, axes, choice)) for axes, choice in zip(self.axes, start, strict=True)]
-        )
+        genes = self._genes(start)
         rows, number = self.space.tables.rows, len(self.relaxation.budgets)
         prices = np.zeros(rows + len(genes))
         prices[:number] = by.multipliers[:number]
@@ -81,6 +83,16 @@ class Annealer:
         return tuple(
             Choice(*(values[at] for values, at in zip(axes, row, strict=True)))
             for axes, row in zip(self.axes, found.tolist(), strict=True)
+        )
+
+    def score(self, path: Path) -> float:
+        """By the tables, minus infinity where a budget or a rule is broken by more than rounding shows."""
+        return float(_score(self.space, self._genes(path)))
+
+    def _genes(self, path: Path) -> Integers:
+        """Where the choices of a path are in their domains (segments, 4)."""
+        return np.array(
+            [list(map(bisect.bisect_left, axes, choice)) for axes, choice in zip(self.axes, path, strict=True)]
         )
 
 
@@ -131,6 +143,13 @@ def _worth(genes: Any, space: _Space, prices: Any, spent: Any) -> tuple[float, f
         variance = max(0.0, squares / number - (total / number) ** 2)
         score -= beta * math.exp(min(50.0, math.sqrt(variance) if space.root else variance))
     return score, excess, paid
+
+
+@compiled
+def _score(space: _Space, genes: Any) -> float:
+    spent, free = np.zeros(space.tables.rows), np.zeros(space.tables.rows + len(genes))
+    score, excess, _ = _worth(genes, space, free, spent)
+    return score if excess <= _BEYOND else -np.inf
 
 
 @compiled

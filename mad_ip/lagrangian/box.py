@@ -65,6 +65,7 @@ class Box:
         """The values of every segment in the order of :data:`AXES`."""
         return tuple(zip(self.channels, self.mid, self.kernel, self.depth, strict=True))
 
+    @functools.cached_property
     def tightened(self) -> Box | None:
         """The box without the depths that no admissible total allows; ``None`` when nothing is left."""
         if not all(map(all, self.choices)):
@@ -88,8 +89,8 @@ class Box:
 
     @property
     def tight(self) -> Box:
-        """The box as :meth:`tightened`, or as it is where nothing is left."""
-        return self.tightened() or self
+        """The box as :attr:`tightened`, or as it is where nothing is left."""
+        return self.tightened or self
 
     def restricted(self, axis: Axis, segment: int, values: Domain) -> Box:
         """The box with other values of one choice."""

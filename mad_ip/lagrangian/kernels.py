@@ -73,7 +73,7 @@ def _folder() -> str | None:
     numba compiles a function anew when its own file has changed, whatever became of those that it calls.
     """
     here = Path(__file__).parent
-    names = "annealing", "dual", "kernels", "packed", "passes", "simplex"
+    names = "annealing", "dual", "groups", "kernels", "packed", "passes", "simplex"
     sources = b"".join((here / name).with_suffix(".py").read_bytes() for name in names)
     config: Any = numba.config
     users: str = AppDirs("mad-ip", appauthor=False).user_cache_dir  # type: ignore[no-untyped-call]

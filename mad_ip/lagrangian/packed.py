@@ -10,7 +10,7 @@ from mad_ip.lagrangian.kernels import compiled, inner
 from mad_ip.lagrangian.tables import Floats, Integers, tables
 from mad_ip.spec import Spec
 
-__all__ = ["Packed", "Segment", "packed", "part", "relimited", "segment"]
+__all__ = ["Packed", "Segment", "laid_out", "packed", "part", "relimited", "segment"]
 
 
 class Packed(NamedTuple):
@@ -65,17 +65,17 @@ def packed(spec: Spec) -> Packed:
     depth, depth_utility = np.zeros((2, len(segments), shapes[:, 4].max()))
     layers, descending = np.empty(len(segments), np.int64), np.empty(len(segments), bool)
     # Where no kernel matters to what enters a block the rest is never touched.
-    _, reals, wholes = _places(rows, shapes)
+    _, reals, wholes = laid_out(rows, shapes)
     real, whole = np.empty(reals), np.empty(wholes, np.int64)
     for s, table in enumerate(tables(spec)):
         shapes[s, 5] = table.entering.shape[2]
-        at, _, _ = _places(rows, shapes)
+        at, _, _ = laid_out(rows, shapes)
         for key, begin in zip((*_REAL, *_WHOLE), at[s], strict=True):
             values = np.ravel(getattr(table, key))
             (real if key in _REAL else whole)[begin : begin + len(values)] = values
         depth[s, : len(table.depth)], depth_utility[s, : len(table.depth)] = table.depth, table.depth_utility
         layers[s], descending[s] = table.layers, table.descending
-    at, reals, wholes = _places(rows, shapes)
+    at, reals, wholes = laid_out(rows, shapes)
     return Packed(rows, shapes, at, real[:reals], whole[:wholes], depth, depth_utility, layers, descending)
 
 
@@ -96,7 +96,7 @@ def relimited(tables: Packed, before: Floats, after: Floats) -> Packed:
 
 
 @compiled
-def _places(rows: int, shapes: Any) -> tuple[Any, int, int]:
+def laid_out(rows: int, shapes: Any) -> tuple[Any, int, int]:
     """Where every array begins, and the sizes of ``real`` and of ``whole``."""
     at = np.empty((len(shapes), 14), np.int64)
     real, whole = 0, 0
@@ -223,7 +223,7 @@ def part(full: Packed, values: Integers, counts: Integers) -> tuple[Packed, Any]
     at, real, whole = full.at, full.real, full.whole
     smaller = (shapes[:, :4] != full.shapes[:, :4]).any()
     if smaller:
-        at, reals, wholes = _places(full.rows, shapes)
+        at, reals, wholes = laid_out(full.rows, shapes)
         real, whole = np.empty(reals), np.empty(wholes, np.int64)
     tables = Packed(full.rows, shapes, at, real, whole, depth, depth_utility, full.layers, full.descending)
     for s in range(number if smaller else 0):

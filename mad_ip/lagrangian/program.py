@@ -24,9 +24,10 @@ import numpy as np
 from mad_ip import entropy
 from mad_ip.lagrangian import passes
 from mad_ip.lagrangian.box import Box, largest_spread, spreads, whole
+from mad_ip.lagrangian.groups import grouped, groups
 from mad_ip.lagrangian.packed import Segment, packed, relimited, segment
 from mad_ip.lagrangian.passes import Relaxed, Traces
-from mad_ip.lagrangian.tables import Floats
+from mad_ip.lagrangian.tables import Floats, Integers
 from mad_ip.spec import Choice, Path, Spec
 
 __all__ = ["Bound", "Program", "Relaxation", "path_of", "relaxed"]
@@ -138,12 +139,35 @@ class Program:
         found = passes.opened(relaxation.tables, widest, self.values, self.counts)
         self.tables, self.nodes, self.low, self.high, self.most, self.gains, self.worths, self.largest = found
         self.spreads = spreads(tuple(box.depth[s] for s in box.penalised), box.first, box.last)
+        self.groups: list[tuple[Integers, Integers]] | None = None
         self.is_empty = not self.tables.shapes[:, 1].all() or (bool(box.penalised) and len(self.spreads) == 0)
 
-    @property
+    @cached_property
     def is_large(self) -> bool:
         """Whether an evaluation takes long."""
-        return self.relaxation.is_large(self.box)
+        return self.groups is None and self.relaxation.is_large(self.box)
+
+    def grouped(self) -> Program:
+        """The relaxation over groups of neighbouring widths, each as wide as its widest and as cheap as its cheapest.
+
+        Whatever multipliers bound by it bounds the box, and each of its values, for a fraction of the work. What it
+        traces need not be a path.
+        """
+        other = copy.copy(self)
+        for name in ("relaxed", "is_large"):
+            other.__dict__.pop(name, None)
+        segments = [self.segment(s) for s in range(len(self.counts))]
+        other.groups = [(groups(here.nodes), groups(here.mid)) for here in segments]
+        nodes, mid = (np.concatenate(parts) for parts in zip(*other.groups, strict=True))
+        numbers = np.array([(of_nodes[-1] + 1, of_mid[-1] + 1) for of_nodes, of_mid in other.groups])
+        other.tables = grouped(self.tables, nodes, mid, numbers)
+        # One group after another, wherever the next begins.
+        starts = np.flatnonzero(np.concatenate([np.diff(part, prepend=-1) for part, _ in other.groups]))
+        other.low, other.high = np.minimum.reduceat(self.low, starts), np.maximum.reduceat(self.high, starts)
+        # A path of groups is wider than any of theirs, by far less.
+        other.most = 2 * self.most
+        other.__dict__["scales"] = self.scales
+        return other
 
     def segment(self, s: int) -> Segment:
         """The arrays of a segment."""
@@ -288,14 +312,15 @@ class Program:
         Minus infinity stands for values on no complete path, and for what does not pass the target.
         """
         begin = 0
-        for full, domain, (values, below, _) in zip(
-            self.relaxation.spec.segments, self.box.channels, self._forward(bound, target), strict=True
-        ):
-            nodes = np.array(full.channels)[self.nodes[begin : begin + len(values.channels)]]
+        for s, (values, below, _) in enumerate(self._forward(bound, target)):
+            by_node, mid = values.channels, values.mid
+            if self.groups is not None:
+                by_node, mid = by_node[self.groups[s][0]], mid[self.groups[s][1]]
+            nodes = np.array(self.relaxation.spec.segments[s].channels)[self.nodes[begin : begin + len(by_node)]]
             begin += len(nodes)
-            channels = np.full(len(domain), -np.inf)
-            channels[np.searchsorted(domain, nodes)] = values.channels
-            yield (channels, values.mid, values.kernel, values.depth), below
+            channels = np.full(len(self.box.channels[s]), -np.inf)
+            channels[np.searchsorted(self.box.channels[s], nodes)] = by_node
+            yield (channels, mid, values.kernel, values.depth), below
 
     def _forward(self, bound: Bound, target: float, *, options: bool = False) -> list[Any]:
         tangents = np.array(bound.tangents, float)
@@ -304,6 +329,6 @@ class Program:
 
 def relaxed(relaxation: Relaxation, box: Box, *, ranged: bool = True) -> Program | None:
     """The program over what is left of a box without depths that no total allows, ``None`` where nothing is."""
-    tight = box.tightened()
+    tight = box.tightened
     program = None if tight is None else Program(relaxation, tight, ranged=ranged)
     return None if program is None or program.is_empty else program

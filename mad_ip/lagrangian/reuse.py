@@ -110,7 +110,7 @@ class _Reopening:
                 del self.open[number:]
                 self._open(copy, bound)
         elif node.kind == "point":
-            tight = node.box.tightened()
+            tight = node.box.tightened
             assert tight is not None
             assert tight.point is not None
             copy.value = self.judge(tight.point)

@@ -76,6 +76,9 @@ _NEAR = 1e-3
 _CORRECTIONS = 2
 """Evaluations of the whole box after that."""
 
+_ROUGH = 10
+"""Evaluations after the first by groups of widths."""
+
 _KNOWN = 24
 """Paths that the parts of a box get to know."""
 
@@ -233,6 +236,7 @@ def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = la
     trims: list[Trim] = []
     left, above, start, known = task.box, task.above, task.start, task.known
     candidates: dict[Path, None] = {}
+    rough = True
     while True:
         if above is not None and stop():
             return Examined("leaf", tuple(trims), above, candidates=tuple(candidates))
@@ -242,18 +246,38 @@ def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = la
         box = program.box
         if box.point is not None:
             return Examined("point", tuple(trims), candidates=(box.point,))
-        thin = Program(relaxation, box.thinned(THIN)) if program.is_large else program
-        if thin is not program and not thin.is_empty:
+        kept = task.target - task.slack if program.is_large else task.target
+        first: Dual | None = None
+        if program.is_large and not (thin := Program(relaxation, box.thinned(THIN))).is_empty:
             # A part of the grid has much the same multipliers, for a fraction of the work; its paths are paths here.
             first = minimise(thin, start, known, target=task.target, stop=stop)
             if first.best.path is not None:
                 start, known = first.best, first.active(_KNOWN, known)
-            if above is not None and first.best.value > task.target and box.first < box.last:
-                # Whatever the multipliers, the whole box is bounded no better than a part of it: one bound is enough.
-                above = min(above, program.evaluate(*program.adopted(first.best)), key=lambda bound: bound.value)
-                candidates = dict.fromkeys([first.best.path, *candidates] if first.best.path else candidates)
-                return Examined("leaf", tuple(trims), above, start, tuple(_cuts(box, first)), known, tuple(candidates))
-        evaluations = EVALUATIONS if thin is program else _CORRECTIONS
+                candidates = dict.fromkeys([first.best.path, *candidates])
+        if program.is_large and rough:
+            groups = program.grouped()
+            found = _roughly(groups, start, known, task, stop)
+            if found.value == -math.inf:
+                return Examined("empty", tuple(trims))
+            if above is None or found.value < above.value:
+                above = found
+            if found.value <= task.target:
+                if kept < found.value and box.first == box.last:
+                    trims += _trims(groups, found, [kept])
+                return Examined("leaf", tuple(trims), found, candidates=tuple(candidates))
+            if stop():
+                return Examined("leaf", tuple(trims), above, candidates=tuple(candidates))
+            trims += (smaller := _shrunk(groups, found, task))
+            if smaller:
+                tight = smaller[-1].box.tightened
+                if tight is None:
+                    return Examined("empty", tuple(trims))
+                left, rough = tight, tight.size <= _WORTH * box.size
+                continue
+        if first is not None and first.best.value > task.target and above is not None and box.first < box.last:
+            # Whatever the multipliers, the whole box is bounded no better than a part of it: one bound is enough.
+            return Examined("leaf", tuple(trims), above, start, tuple(_cuts(box, first)), known, tuple(candidates))
+        evaluations = _CORRECTIONS if program.is_large else EVALUATIONS
         dual = minimise(program, start, known, target=task.target, evaluations=evaluations, stop=stop)
         best = dual.best
         if above is not None and best.value > above.value:
@@ -264,19 +288,13 @@ def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = la
         if best.path is None:
             return Examined("empty", tuple(trims))
         candidates = dict.fromkeys([best.path, *_promising(program, dual.traces, task.target), *candidates])
-        kept = task.target - task.slack if program.is_large else task.target
         if best.value <= task.target or stop():
             if kept < best.value <= task.target and box.first == box.last:
                 trims += _trims(program, best, [kept])
             return Examined("leaf", tuple(trims), best, candidates=tuple(candidates))
         known, above, start = dual.active(_KNOWN), best, best
-        trims += (found := _trims(program, best, sorted({kept, task.target})))
-        if kept < task.target and len(found) == 2 and relaxation.is_large(found[-1].box):
-            # What is dropped just below the target has to be opened again by whoever uses the tree.
-            trims.pop()
-            found.pop()
-        smaller = found[-1].box if found else box
-        if (tight := smaller.tightened()) is None:
+        trims += (smaller := _shrunk(program, best, task))
+        if (tight := (smaller[-1].box if smaller else box).tightened) is None:
             return Examined("empty", tuple(trims))
         left = tight
         if left.size > _WORTH * box.size:
@@ -286,6 +304,22 @@ def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = la
         tried = not relaxation.is_large(left) and best.value - task.target > _CLEAR * abs(task.target)
         cuts = [_best_cut(relaxation, left, cuts[:_TRIED], dual, task.target, stop) if tried else cuts[0]]
     return Examined("leaf", tuple(trims), best, best, tuple(cuts), known, tuple(candidates))
+
+
+def _roughly(groups: Program, start: Bound | None, known: Traces | None, task: Task, stop: Callable[[], bool]) -> Bound:
+    """A bound by groups of widths, whose path is none."""
+    best = minimise(groups, start, known, target=task.target, evaluations=_ROUGH, stop=stop).best
+    return dataclasses.replace(best, path=None)
+
+
+def _shrunk(program: Program, best: Bound, task: Task) -> list[Trim]:
+    """What a bound takes from a box that passes the target: with slack where it is large, all that it can elsewhere."""
+    kept = task.target - task.slack if program.relaxation.is_large(program.box) else task.target
+    trims = _trims(program, best, sorted({kept, task.target}))
+    if kept < task.target and len(trims) == 2 and program.relaxation.is_large(trims[-1].box):
+        # What is dropped just below the target has to be opened again by whoever uses the tree.
+        trims.pop()
+    return trims
 
 
 def guessed(relaxation: Relaxation, box: Box) -> Bound | None:

@@ -217,7 +217,7 @@ def _children(box: Box, record: Mapping[str, Any]) -> list[Box]:
         return list(box.split(axis, segment, at))
     if "trim" not in record:
         return []
-    tight = box.tightened()
+    tight = box.tightened
     # An empty box has no parts: what is settled of it says that it should have been called empty.
     return [box if tight is None else tight.keeping(record["keep"])]
 
@@ -226,7 +226,7 @@ def _settled(known: Relaxation, box: Box, record: Mapping[str, Any]) -> float | 
     """The bound on what a node settles by itself; a sentence when it does not hold."""
     if "split" in record:
         return -math.inf
-    tight = box.tightened()
+    tight = box.tightened
     program = None if tight is None else Program(known, tight)
     if tight is None or program is None or program.is_empty:
         return -math.inf if "empty" in record else "the box is empty"
