@@ -54,7 +54,7 @@ _ANY = -1e-6
 """A target that every design passes where depths are not penalised."""
 
 _BELOW = 1e-9
-"""How far below the best design, relatively, options are kept for a check."""
+"""How far below the best design, relatively, options are kept for a check, and paths judged: rounding is far less."""
 
 _PARTS = 5e-12
 """Rounding of bounds, relative to what the parts of a score add up to; less than what counts as none."""

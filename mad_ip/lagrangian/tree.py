@@ -267,7 +267,7 @@ def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = la
                 return Examined("leaf", tuple(trims), found, candidates=tuple(candidates))
             if stop():
                 return Examined("leaf", tuple(trims), above, candidates=tuple(candidates))
-            trims += (smaller := _shrunk(groups, found, task))
+            trims += (smaller := _shrunk(groups, found, kept, task.target))
             if smaller:
                 tight = smaller[-1].box.tightened
                 if tight is None:
@@ -293,7 +293,7 @@ def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = la
                 trims += _trims(program, best, [kept])
             return Examined("leaf", tuple(trims), best, candidates=tuple(candidates))
         known, above, start = dual.active(_KNOWN), best, best
-        trims += (smaller := _shrunk(program, best, task))
+        trims += (smaller := _shrunk(program, best, kept, task.target))
         if (tight := (smaller[-1].box if smaller else box).tightened) is None:
             return Examined("empty", tuple(trims))
         left = tight
@@ -312,11 +312,10 @@ def _roughly(groups: Program, start: Bound | None, known: Traces | None, task: T
     return dataclasses.replace(best, path=None)
 
 
-def _shrunk(program: Program, best: Bound, task: Task) -> list[Trim]:
-    """What a bound takes from a box that passes the target: with slack where it is large, all that it can elsewhere."""
-    kept = task.target - task.slack if program.relaxation.is_large(program.box) else task.target
-    trims = _trims(program, best, sorted({kept, task.target}))
-    if kept < task.target and len(trims) == 2 and program.relaxation.is_large(trims[-1].box):
+def _shrunk(program: Program, best: Bound, kept: float, target: float) -> list[Trim]:
+    """What a bound takes from a box that passes the target: what is below ``kept``, and then below the target."""
+    trims = _trims(program, best, sorted({kept, target}))
+    if kept < target and len(trims) == 2 and program.relaxation.is_large(trims[-1].box):
         # What is dropped just below the target has to be opened again by whoever uses the tree.
         trims.pop()
     return trims
