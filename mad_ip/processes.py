@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -29,6 +30,9 @@ __all__ = ["Parent", "Process", "Usage", "ready", "started"]
 
 _Argument = TypeVar("_Argument")
 
+_STOP = b""
+"""A message that asks a process to stop; no pickle."""
+
 _LEAVE = signal.SIGUSR1
 """Asks a process to end; not SIGTERM, which others send."""
 
@@ -39,11 +43,16 @@ class Parent:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._asked = threading.Event()
+        self._given: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: Any) -> None:
         """Send anything that can be pickled; wait where the parent is behind with its reading."""
         self._pipe.send(message)
+
+    def given(self) -> Any:
+        """The next that the parent gives, waited for; see :meth:`Process.give`."""
+        return pickle.loads(self._given.get())  # noqa: S301 (written by the parent)
 
     def asked(self) -> bool:
         """Whether the parent wishes this process to stop by itself."""
@@ -52,8 +61,12 @@ class Parent:
     def _listen(self) -> None:
         with suppress(EOFError, OSError):
             while True:
-                self._pipe.recv()
-                self._asked.set()
+                # Unpickled by who asks for it: what it imports must not be imported by two threads at once.
+                message = self._pipe.recv_bytes()
+                if message == _STOP:
+                    self._asked.set()
+                else:
+                    self._given.put(message)
         # The parent is gone. What this process has started goes with it, as it goes with its own parent.
         os.killpg(os.getpid(), signal.SIGKILL)
 
@@ -104,10 +117,16 @@ class Process:
             raise message
         return message
 
+    def give(self, message: Any) -> None:
+        """Give the process anything that can be pickled; see :meth:`Parent.given`."""
+        # What it has ended with is still to be read.
+        with suppress(OSError):
+            self._pipe.send_bytes(pickle.dumps(message))
+
     def ask(self) -> None:
         """Ask the process to stop by itself; see :meth:`Parent.asked`."""
         with suppress(OSError):
-            self._pipe.send(None)
+            self._pipe.send_bytes(_STOP)
 
     def end(self, patience: float = 0.0) -> Usage:
         """End the process and its whole group; return what it used.

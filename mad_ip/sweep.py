@@ -1,6 +1,6 @@
 """The exact front of a spec: its proven optimum at every point of a grid of budgets.
 
-Points are solved from the largest limits to the smallest, along one budget after another, so that every point but the
+Points are solved in chains (chain.py), from the largest limits to the smallest, so that every point of a chain but the
 first has a neighbour whose limits are no smaller: its tree, at new limits, is where the search goes on, its bound is a
 bound, and a walk from its design finds the first incumbent (docs/fronts.md). What is known after each point is
 written, and read again by whoever repeats the sweep.
@@ -16,30 +16,27 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mad_ip import __version__, _called
-from mad_ip.backends.decomposition import Decomposition
-from mad_ip.decomposition import Earlier
+from mad_ip.catalogue import raw_options
+from mad_ip.chain import Chain, Lost, Place, Settings, Solved, chains, larger, side_by_side
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
 from mad_ip.files import finite, make_folder, read_json, write_atomically
-from mad_ip.front import Front, Point, Price, Status, limited, reported
+from mad_ip.front import Front, Point, Price, limited, reported
 from mad_ip.keys import THREADS
-from mad_ip.lagrangian.box import whole
-from mad_ip.lagrangian.reuse import restored, written
-from mad_ip.prices import multipliers
-from mad_ip.solve import InfeasibleError, NoDesignError, Report, search
+from mad_ip.solve import NoDesignError, Report
 from mad_ip.spec import Budget, Spec
 
 __all__ = ["Interrupted", "grid", "sweep"]
 
-FORMAT = "mad-ip/sweep/1"
+FORMAT = "mad-ip/sweep/2"
 FRONT, DESIGNS, PAGE, STATE = "front.csv", "designs", "index.html", ".sweep.json"
 
 _POINTS = 10_000
@@ -48,6 +45,9 @@ _POINTS = 10_000
 _LONGEST = 200
 """Characters of a point's name at most."""
 
+_MUCH = 1_000_000
+"""Options, over all points that are left, from which on several processes are worth their start."""
+
 
 class Interrupted(NoDesignError):  # noqa: N818 - no error
     """A sweep was stopped from outside; what it has is its ``front``, and written."""
@@ -55,17 +55,6 @@ class Interrupted(NoDesignError):  # noqa: N818 - no error
     def __init__(self, message: str, front: Front) -> None:
         super().__init__(message)
         self.front = front
-
-
-@dataclass(frozen=True)
-class _Solved:
-    """What is kept of a point: how its solve ended, within which seconds, and the multipliers at its design."""
-
-    status: Status
-    bound: float
-    seconds: float
-    multipliers: dict[str, float]
-    design: Design | None
 
 
 def grid(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
@@ -136,21 +125,22 @@ def sweep(
 ) -> Front:
     """The front of a spec over every combination of the limits ``over``, by budget, in the units of their costs.
 
-    The result does not depend on ``threads`` or the workers of a ``cluster`` (a Dask scheduler's address). With
+    The result does not depend on ``threads``, which long sweeps share among processes, each with points of its own, nor
+    on the workers of a ``cluster`` (a Dask scheduler's address), which are given one point after another. With
     ``out``, a folder, what was proven is written after every point, and a sweep that was stopped goes on from there to
     the same front. ``time_limit`` is in seconds for each point; one that is not proven within it is solved again by a
     sweep with more. All else is as in :func:`mad_ip.solve.solve`.
 
     Raises:
         InputError: a limit, or the folder, which must be new or hold this very sweep.
-        Interrupted: it was stopped; the front of the points before is in ``out``.
+        Interrupted: it was stopped, or lost a process; the front of the points before is in ``out``.
     """
     return _Sweep(spec, over, out, gap, time_limit, threads, seed, cluster, watch, interrupted).run()
 
 
 @dataclass
 class _Sweep:
-    """A run of :func:`sweep`, whose arguments come first; ``heads`` are, for every budget, what the next may use."""
+    """A run of :func:`sweep`, whose arguments come first."""
 
     spec: Spec
     over: Mapping[str, Sequence[float]]
@@ -162,8 +152,6 @@ class _Sweep:
     cluster: str | None
     watch: Callable[[Report], None] | None
     interrupted: Callable[[], bool]
-    solved: dict[tuple[int, ...], _Solved] = field(default_factory=dict)
-    heads: dict[int, tuple[tuple[int, ...], Earlier]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.wished = False
@@ -192,30 +180,62 @@ class _Sweep:
         longest = max(self.names.values(), key=len)
         if len(longest) > _LONGEST:
             raise InputError(f"over: {longest[:40]}...: is no name of a file; must have limits of fewer digits")
+        self.settings = Settings(self.gap, self.time_limit, self.threads, self.seed, self.cluster)
+        self.chains = chains(self.specs)
 
-    def _given(self, place: tuple[int, ...]) -> dict[str, float]:
+    def _given(self, place: Place) -> dict[str, float]:
         return {key: limits[at] for key, limits, at in zip(self.keys, self.limits, place, strict=True)}
 
     def run(self) -> Front:
         self._resume()
-        for number, place in enumerate(self.places, start=1):
-            done = self.solved.get(place)
-            if done is not None and (done.status in ("optimal", "infeasible") or self.time_limit <= done.seconds):
-                continue
-            found, earlier = self._solve(place, f"{number}/{len(self.places)} {self.names[place]}")
-            if self._stopped():
-                self._write()
-                raise Interrupted(
-                    f"stopped at point {number} of {len(self.places)}"
-                    + ("" if self.out is None else f"; the same command again goes on there, from {self.out}"),
-                    self.front,
-                )
-            self.solved[place] = found
-            if earlier is not None:
-                for axis in range(self._axis(place), len(self.keys)):
-                    self.heads[axis] = place, earlier
-            self._write(place)
+        left = [chain for chain in self.chains if chain.left(self.time_limit)]
+        points = sum(len(chain.left(self.time_limit)) for chain in left)
+        much = points * raw_options(self.specs[self.places[0]]) > _MUCH
+        processes = min(self.threads, len(left)) if much and self.cluster is None else 1
+        run = self._one_by_one(left) if processes == 1 else self._side_by_side(left, processes)
+        why = "stopped"
+        try:
+            with contextlib.closing(run):
+                for place in run:
+                    self._write(place)
+        except Lost:
+            why = "a process ended without a result"
+        done = sum(chain.solved[place].suffices(self.time_limit) for chain in self.chains for place in chain.solved)
+        if done < len(self.places):
+            self._write()
+            raise Interrupted(
+                f"{why} after {done} of {len(self.places)} points"
+                + ("" if self.out is None else f"; the same command again goes on there, from {self.out}"),
+                self.front,
+            )
         return self.front
+
+    def _one_by_one(self, left: Sequence[Chain]) -> Generator[Place, None, None]:
+        for chain in left:
+            self._rule_out(chain)
+            yield from chain.run(self.settings, self._follow, self._stopped)
+            if self._stopped():
+                return
+
+    def _side_by_side(self, left: Sequence[Chain], processes: int) -> Generator[Place, None, None]:
+        return side_by_side(left, self.settings, processes, self._follow, self._stopped, self._rule_out)
+
+    def _rule_out(self, chain: Chain) -> None:
+        """Take the points of a chain for infeasible which are so within larger limits."""
+        known = self._solved
+        for place in chain.left(self.time_limit):
+            for other in larger(place):
+                if other in known and known[other].status == "infeasible":
+                    chain.solved[place] = known[place] = known[other]
+
+    def _follow(self, place: Place, report: Report) -> None:
+        if self.watch is not None:
+            number = self.places.index(place) + 1
+            self.watch(dataclasses.replace(report, phase=f"{number}/{len(self.places)} {self.names[place]}"))
+
+    @property
+    def _solved(self) -> dict[Place, Solved]:
+        return {place: found for chain in self.chains for place, found in chain.solved.items()}
 
     def _stopped(self) -> bool:
         """Whether the user wants to stop, or wanted to: what was found then is not all that there is."""
@@ -225,79 +245,30 @@ class _Sweep:
     @property
     def front(self) -> Front:
         """The points so far, by ascending limits."""
+        solved = self._solved
         return Front(
-            self.spec, self.keys, tuple(self._point(place) for place in reversed(self.places) if place in self.solved)
+            self.spec,
+            self.keys,
+            tuple(self._point(place, solved) for place in reversed(self.places) if place in solved),
         )
 
-    def _solve(self, place: tuple[int, ...], phase: str) -> tuple[_Solved, Earlier | None]:
-        """A point, and what the next one may use of it."""
-        spec = self.specs[place]
-        # Nothing within smaller limits is better.
-        bound = min((self.solved[other].bound for other in self._larger(place)), default=math.inf)
-        if bound == -math.inf:
-            return _Solved("infeasible", bound, self.time_limit, {}, None), None
-        backend = Decomposition({} if self.cluster is None else {"cluster": self.cluster})
-        largest = self.specs[self.places[0]]
-        head, earlier = self.heads.get(self._axis(place), (place, None))
-        fits = all(own <= other for own, other in zip(head, place, strict=True))
-        backend.earlier = earlier if earlier is not None and fits else Earlier(largest, largest)
-        # Whatever is within these limits, too.
-        backend.starts = [done.design.path for done in self.solved.values() if done.design is not None]
-
-        def follow(report: Report) -> None:
-            if self.watch is not None:
-                self.watch(dataclasses.replace(report, phase=phase))
-
-        status: Status
-        try:
-            design: Design | None = search(
-                spec,
-                backend,
-                bound=bound,
-                time_limit=self.time_limit,
-                gap=self.gap,
-                threads=self.threads,
-                seed=self.seed,
-                watch=follow,
-                interrupted=self._stopped,
-            )
-        except InfeasibleError:
-            return _Solved("infeasible", -math.inf, self.time_limit, {}, None), None
-        except NoDesignError:
-            return _Solved("feasible", bound, self.time_limit, {}, None), None
-        assert design is not None
-        assert design.certificate is not None
-        status = "optimal" if design.certificate.status == "optimal" else "feasible"
-        prices = multipliers(spec, design.path, largest)
-        return _Solved(status, design.certificate.bound, self.time_limit, prices, design), backend.earlier
-
-    def _axis(self, place: tuple[int, ...]) -> int:
-        """The budget along which the point is approached."""
-        return max((axis for axis, at in enumerate(place) if at > 0), default=0)
-
-    def _larger(self, place: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """The points with the next larger limit on one budget."""
-        for axis, at in enumerate(place):
-            if at > 0:
-                yield (*place[:axis], at - 1, *place[axis + 1 :])
-
-    def _point(self, place: tuple[int, ...]) -> Point:
-        done, spec = self.solved[place], self.specs[place]
-        prices = tuple(self._price(place, key) for key in spec.budget.given) if done.design is not None else ()
+    def _point(self, place: Place, solved: Mapping[Place, Solved]) -> Point:
+        done, spec = solved[place], self.specs[place]
+        prices = tuple(self._price(place, key, solved) for key in spec.budget.given) if done.design is not None else ()
         return Point(self.names[place], spec, done.status, done.design, done.bound, prices)
 
-    def _price(self, place: tuple[int, ...], key: str) -> Price:
+    def _price(self, place: Place, key: str, solved: Mapping[Place, Solved]) -> Price:
         slopes: list[float | None] = [None, None]
         if key in self.keys:
             axis = self.keys.index(key)
             for side, step in enumerate((1, -1)):
                 other = (*place[:axis], place[axis] + step, *place[axis + 1 :])
-                slopes[side] = self._slope(place, other, axis)
-        return Price(key, self.solved[place].multipliers.get(key), *slopes)
+                slopes[side] = self._slope(place, other, axis, solved)
+        return Price(key, solved[place].multipliers.get(key), *slopes)
 
-    def _slope(self, place: tuple[int, ...], other: tuple[int, ...], axis: int) -> float | None:
+    def _slope(self, place: Place, other: Place, axis: int, solved: Mapping[Place, Solved]) -> float | None:
         """Difference of two proven optima, over that of their limits."""
-        pair = [self.solved.get(place), self.solved.get(other)]
+        pair = [solved.get(place), solved.get(other)]
         scores = [done.design.metrics.score for done in pair if done and done.status == "optimal" and done.design]
         if min(other) < 0 or len(scores) < 2:
             return None
@@ -337,17 +308,18 @@ class _Sweep:
             for key, value in expected.items():
                 if found[key] != value:
                     raise InputError(f"--out = {folder}: holds a sweep of another {key}; must be another folder")
+            chain_of = {place: chain for chain in self.chains for place in chain.specs}
             for place, record in zip(self.places, points, strict=False):
                 if record is not None:
-                    self.solved[place] = self._read(place, record)
+                    chain_of[place].solved[place] = self._read(place, record)
             for axis, at, records in trees:
-                spec, largest, best = self.specs[tuple(at)], self.specs[self.places[0]], self.solved[tuple(at)].design
-                root = None if records is None else restored(whole(spec), records)
-                self.heads[axis] = tuple(at), Earlier(largest, spec, root, None if best is None else best.path)
+                chain_of[tuple(at)].trees.append((axis, tuple(at), records))
+            for chain in self.chains:
+                chain.heads()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: not what a sweep leaves ({error!r}); the folder must be removed") from None
 
-    def _read(self, place: tuple[int, ...], record: dict[str, Any]) -> _Solved:
+    def _read(self, place: Place, record: dict[str, Any]) -> Solved:
         design = None
         if record["design"]:
             path = self._place(place, "json")
@@ -357,21 +329,20 @@ class _Sweep:
         bound, seconds = (math.inf if record[key] is None else record[key] for key in ("bound", "seconds"))
         if record["status"] == "infeasible":
             bound = -math.inf
-        return _Solved(record["status"], bound, seconds, record["multipliers"], design)
+        return Solved(record["status"], bound, seconds, record["multipliers"], design)
 
-    def _place(self, place: tuple[int, ...], suffix: str) -> Path:
+    def _place(self, place: Place, suffix: str) -> Path:
         assert self.out is not None
         return Path(self.out) / DESIGNS / f"{self.names[place]}.{suffix}"
 
-    def _write(self, place: tuple[int, ...] | None = None) -> None:
+    def _write(self, place: Place | None = None) -> None:
         """Write the design of a new point with its spec, then the front, and last what says that all of it is there."""
         if self.out is None:
             return
         folder = Path(self.out)
         make_folder("--out", folder / DESIGNS)
-        if place is not None and self.solved[place].design is not None:
-            design = self.solved[place].design
-            assert design is not None
+        design = None if place is None else self._solved[place].design
+        if place is not None and design is not None:
             write_atomically(self._place(place, "toml"), self.specs[place].to_toml().encode())
             design.save(self._place(place, "json"))
         write_atomically(folder / FRONT, table(self.front).encode())
@@ -379,26 +350,26 @@ class _Sweep:
 
     def _save_state(self) -> None:
         assert self.out is not None
-        trees = {at: earlier.root and written(earlier.root) for at, earlier in self.heads.values()}
+        solved = self._solved
         content = {
             "format": FORMAT,
             **self._identity,
-            "points": [self._record(place) for place in self.places],
-            "trees": [[axis, at, trees[at]] for axis, (at, _) in self.heads.items()],
+            "points": [_record(solved.get(place)) for place in self.places],
+            "trees": [tree for chain in self.chains for tree in chain.trees],
         }
         write_atomically(Path(self.out) / STATE, json.dumps(content, allow_nan=False).encode())
 
-    def _record(self, place: tuple[int, ...]) -> dict[str, Any] | None:
-        done = self.solved.get(place)
-        if done is None:
-            return None
-        return {
-            "status": done.status,
-            "bound": done.bound if math.isfinite(done.bound) else None,
-            "seconds": done.seconds if math.isfinite(done.seconds) else None,
-            "multipliers": done.multipliers,
-            "design": None if done.design is None else _digest(done.design),
-        }
+
+def _record(done: Solved | None) -> dict[str, Any] | None:
+    if done is None:
+        return None
+    return {
+        "status": done.status,
+        "bound": done.bound if math.isfinite(done.bound) else None,
+        "seconds": done.seconds if math.isfinite(done.seconds) else None,
+        "multipliers": done.multipliers,
+        "design": None if done.design is None else _digest(done.design),
+    }
 
 
 def table(front: Front) -> str:

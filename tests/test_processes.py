@@ -56,6 +56,11 @@ def double(numbers: list[int], parent: Parent) -> None:
         parent.send(2 * number)
 
 
+def double_what_is_given(_: None, parent: Parent) -> None:
+    while not parent.asked():
+        parent.send(2 * parent.given())
+
+
 def work_until_asked(_: None, parent: Parent) -> None:
     parent.send(os.getsid(0))
     while not parent.asked():
@@ -118,6 +123,20 @@ def test_messages_come_in_order_and_nothing_is_printed(capfd: pytest.CaptureFixt
     assert usage.memory > 5e6
     assert process.end() == usage
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_given_comes_in_order() -> None:
+    with started(double_what_is_given, None) as process:
+        for number in range(3):
+            process.give(number)
+        assert [process.receive() for _ in range(3)] == [0, 2, 4]
+        # More than a pipe holds.
+        process.give("x" * 10**6)
+        assert len(process.receive()) == 2 * 10**6
+        process.ask()
+        process.give(4)
+        assert everything(process) in ([8], [])
+    process.give(5)
 
 
 def test_it_stops_when_asked_in_a_session_of_its_own() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
@@ -12,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,8 +27,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from strategies import specs
 from test_device_budgets import affine
+from test_processes import gone
 from typer.testing import CliRunner
 
+from mad_ip import chain
 from mad_ip import sweep as sweeping
 from mad_ip.cli import app
 from mad_ip.decomposition import Earlier, optimise
@@ -38,6 +43,7 @@ from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.program import Program, Relaxation
 from mad_ip.lagrangian.reuse import restored, written
 from mad_ip.lagrangian.workers import Problem, relaxation, threads
+from mad_ip.processes import Process, started
 from mad_ip.spec import Spec
 from mad_ip.sweep import Interrupted, grid, sweep, table
 from mad_ip.verification import verify
@@ -148,6 +154,95 @@ def test_threads_do_not_matter(number: int, tmp_path: Path) -> None:
     spec = Spec.load(TOY)
     over = grid(["macs=5e6:20e6:4"])
     assert table(sweep(spec, over, threads=number)) == table(sweep(spec, over, threads=1, out=tmp_path / "front"))
+
+
+# Chains side by side --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """Several threads are several processes from now on, with two points of a row in a chain; those that started."""
+    begun: list[Process] = []
+
+    @contextlib.contextmanager
+    def noted(*arguments: Any) -> Iterator[Process]:
+        with started(*arguments) as process:
+            begun.append(process)
+            yield process
+
+    monkeypatch.setattr(sweeping, "_MUCH", 0)
+    monkeypatch.setattr(chain, "_LEAST", 2)
+    monkeypatch.setattr(chain, "started", noted)
+    return begun
+
+
+@pytest.mark.parametrize(("texts", "processes"), [(["macs=1e6:20e6:7"], 4), (["macs=8e6:20e6:3", "params=3e4,1e5"], 3)])
+def test_processes_do_not_matter(texts: list[str], processes: int, apart: list[Process], tmp_path: Path) -> None:
+    spec, over = Spec.load(TOY), grid(texts)
+    told: list[str] = []
+    front = sweep(spec, over, threads=5, out=tmp_path / "front", watch=lambda report: told.append(report.phase))
+    assert len(apart) == processes
+    assert table(front) == (tmp_path / "front" / "front.csv").read_text()
+    check(front)
+    assert table(sweep(spec, over)) == table(front)
+    assert len(apart) == processes
+    assert told
+    assert all(phase.split("/")[1].split()[0] == str(len(front.points)) for phase in told)
+    # Nothing is left to go on from, and nothing to do.
+    assert json.loads((tmp_path / "front" / ".sweep.json").read_text())["trees"] == []
+    assert table(sweep(spec, over, threads=5, out=tmp_path / "front")) == table(front)
+    assert len(apart) == processes
+
+
+def test_a_process_that_is_killed_leaves_what_was_proven(apart: list[Process], tmp_path: Path) -> None:
+    spec, over, folder = Spec.load(TOY), grid(["macs=4e6:24e6:9"]), tmp_path / "front"
+
+    def kill(_: Any) -> None:
+        os.kill(apart[-1].pid, signal.SIGKILL)
+
+    with pytest.raises(
+        Interrupted, match=r"a process ended without a result after \d of 9 points; the same command"
+    ) as cut:
+        sweep(spec, over, out=folder, threads=2, watch=kill)
+    assert len(cut.value.front.points) < 9
+    assert table(cut.value.front) == (folder / "front.csv").read_text()
+    assert gone(*(process.pid for process in apart))
+    assert table(sweep(spec, over, out=folder)) == table(sweep(spec, over))
+
+
+def test_processes_that_are_stopped_are_gone(apart: list[Process], tmp_path: Path) -> None:
+    spec, over, folder = Spec.load(TOY), grid(["macs=4e6:24e6:9"]), tmp_path / "front"
+    with pytest.raises(Interrupted, match=r"^stopped after [1-8] of 9 points") as cut:
+        sweep(spec, over, out=folder, threads=2, interrupted=lambda: len(list(folder.glob("designs/*.json"))) > 0)
+    assert len(apart) == 2
+    assert gone(*(process.pid for process in apart))
+    done = {point.name for point in cut.value.front.points}
+    kept = {name: (folder / "designs" / f"{name}.json").read_bytes() for name in done}
+    assert table(sweep(spec, over, out=folder, threads=3)) == table(sweep(spec, over))
+    assert all((folder / "designs" / f"{name}.json").read_bytes() == content for name, content in kept.items())
+
+
+def test_what_is_infeasible_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "_LEAST", 1)
+    solves: list[Any] = []
+    search = chain.search
+    monkeypatch.setattr(chain, "search", lambda *given, **more: solves.append(given) or search(*given, **more))
+    front = sweep(Spec.load(TOY), grid(["macs=1e4,2e4,3e4,20e6"]))
+    assert [point.status for point in front.points] == ["infeasible"] * 3 + ["optimal"]
+    assert len(solves) == 2
+
+
+def test_chains_cover_the_grid() -> None:
+    spec = Spec.load(TOY)
+    for sizes in [(1,), (9,), (10,), (11,), (25,), (4, 5), (5, 4), (30, 2), (2, 30), (3, 3, 3)]:
+        places = list(itertools.product(*map(range, sizes)))
+        found = chain.chains(dict.fromkeys(places, spec))
+        assert [place for one in found for place in one.specs] == places
+        assert all(len(one.specs) >= min(10, len(places)) for one in found[:-1])
+        assert len(found) == 1 or len(found[0].specs) < 10 + math.prod(sizes[1:])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_front(tmp_path: Path) -> None:

@@ -156,6 +156,13 @@ SCENARIOS = (
         repeatable=True,
     ),
     Scenario(
+        "sweep side by side",
+        ("main", "chain"),
+        "mad_ip sweep deepmad-r18.toml --over macs=1.5e9:1.8e9:12 --threads 2 --out front",
+        _with("coarse", "deepmad-r18.toml"),
+        repeatable=True,
+    ),
+    Scenario(
         "train",
         ("main",),
         "mad_ip train design.json --data images.npz --epochs 8 --batch 16 --threads 1 --checkpoint-minutes 0 --out run "

@@ -238,9 +238,10 @@ class _Descent:
             return None if late else self.annealer.walk(start, by, self.seed + number, steps, _HOT, _COLD, scale)
 
         with ThreadPoolExecutor(self.threads) as pool:
-            for path in pool.map(walk, range(_WALKS)):
-                if path is not None:
-                    self._consider(path)
+            found = {path: self.annealer.score(path) for path in pool.map(walk, range(_WALKS)) if path is not None}
+        # The best first: every better one is checked and reported.
+        for path in sorted(found, key=lambda path: -found[path]):
+            self._consider(path)
 
     def _reopened(self) -> Reopened | None:
         """What is known by larger limits."""
@@ -330,6 +331,7 @@ class _Descent:
             problem.relaxation,
             target,
             self.judge,
+            consider=self._consider,
             explore=self.explore,
             workers=functools.partial(self.workers, problem),
             most=self.most,

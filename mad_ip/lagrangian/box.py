@@ -71,18 +71,20 @@ class Box:
         if not all(map(all, self.choices)):
             return None
         depth, first, last = list(self.depth), self.first, self.last
-        while self.penalised:
-            before = first, last, *depth
-            first = max(first, sum(depth[s][0] for s in self.penalised))
-            last = min(last, sum(depth[s][-1] for s in self.penalised))
+        narrowed = bool(self.penalised)
+        while narrowed:
+            low, high = (sum([depth[s][end] for s in self.penalised]) for end in (0, -1))
+            first, last, narrowed = max(first, low), min(last, high), False
             for s in self.penalised:
-                others = [depth[r] for r in self.penalised if r != s]
-                low, high = first - sum(d[-1] for d in others), last - sum(d[0] for d in others)
-                depth[s] = tuple(value for value in depth[s] if low <= value <= high)
+                domain = depth[s]
+                # What the others leave of the least and of the largest total.
+                least, most = first - (high - domain[-1]), last - (low - domain[0])
+                if least <= domain[0] and domain[-1] <= most:
+                    continue
+                depth[s] = tuple(value for value in domain if least <= value <= most)
                 if not depth[s]:
                     return None
-            if before == (first, last, *depth):
-                break
+                narrowed = True
         if first > last:
             return None
         return dataclasses.replace(self, depth=tuple(depth), first=first, last=last)

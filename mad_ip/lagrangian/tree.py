@@ -206,6 +206,7 @@ def branch_and_bound(
     target: Callable[[], float],
     judge: Judge,
     *,
+    consider: Callable[[Path], object] | None = None,
     explore: Callable[[Path, Bound], None] = lambda *_: None,
     workers: Workers | None = None,
     most: float = math.inf,
@@ -217,15 +218,17 @@ def branch_and_bound(
 ) -> Tree:
     """Branch, best bound first, until no box can pass ``target()``, or until ``watch`` or the time says stop.
 
-    ``judge`` is asked about boxes of one architecture, and about paths on the way that keep all priced constraints;
-    ``explore`` is told the maximising paths of boxes with the bounds that they hold up: good designs are near.
+    ``judge`` is asked about boxes of one architecture; ``consider``, by default ``judge``, is told of paths on the way
+    that keep all priced constraints, and ``explore`` of the maximising paths of boxes, with the bounds that they hold
+    up: good designs are near.
     ``workers`` examine the tasks; by default this thread does. What is open after ``most`` boxes is left. ``watch`` is
     told the state after every box; ``stop`` is asked at any moment, by any thread. A tree that is to be used for other
     limits shrinks large boxes with a ``slack``, relative to the target, so that they need not be opened again soon;
     ``begun`` is such a tree (:func:`mad_ip.lagrangian.reuse.reopened`).
     """
     workers = workers or (lambda task, stopped: functools.partial(examine, relaxation, task, stop=stopped))
-    return _Search(relaxation, target, judge, explore, workers, most, seconds, watch, stop, slack).run(begun)
+    run = _Search(relaxation, target, judge, consider or judge, explore, workers, most, seconds, watch, stop, slack)
+    return run.run(begun)
 
 
 def examine(relaxation: Relaxation, task: Task, *, stop: Callable[[], bool] = lambda: False) -> Examined:
@@ -417,6 +420,7 @@ class _Search:
     relaxation: Relaxation
     target: Callable[[], float]
     judge: Judge
+    consider: Callable[[Path], object]
     explore: Callable[[Path, Bound], None]
     workers: Workers
     most: float
@@ -509,7 +513,7 @@ class _Search:
         bound = found.bound
         assert bound is not None
         for path in found.candidates[1:]:
-            self.judge(path)
+            self.consider(path)
         if bound.value <= target:
             self.settled = max(self.settled, bound.value)
             node.settle("leaf", bound)
