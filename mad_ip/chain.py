@@ -1,13 +1,16 @@
 """Points of a front that are solved one after another, each from what larger limits have left; chains side by side.
 
-A chain depends on no other: a front is the same whoever solves its chains, and how many at once (docs/fronts.md).
+Of each other they know at most what is infeasible: a front is the same whoever solves its chains, and how many at once
+(docs/fronts.md).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +19,7 @@ from typing import Any, TypeAlias
 from mad_ip.backends.decomposition import Decomposition
 from mad_ip.decomposition import Earlier
 from mad_ip.design import Design
+from mad_ip.errors import MadIpWarning
 from mad_ip.front import Status
 from mad_ip.lagrangian.box import whole
 from mad_ip.lagrangian.reuse import restored, written
@@ -70,28 +74,20 @@ class Solved:
 class Chain:
     """Some points of a grid in the order in which they are solved, the largest limits first, and what is known of them.
 
-    ``trees`` are what the next points go on from: for a budget, the place of a point, and its tree (as
-    :func:`mad_ip.lagrangian.reuse.written` has it), if any.
+    ``heads`` are the points that the next ones go on from, each for a budget, and ``trees`` those of their solves, if
+    any: :func:`mad_ip.lagrangian.reuse.written` as JSON.
     """
 
     specs: dict[Place, Spec]
     solved: dict[Place, Solved] = field(default_factory=dict)
-    trees: list[tuple[int, Place, list[Any] | None]] = field(default_factory=list)
+    heads: list[tuple[int, Place]] = field(default_factory=list)
+    trees: dict[Place, bytes | None] = field(default_factory=dict)
 
     def left(self, time_limit: float) -> list[Place]:
         """The points that are still to be solved."""
         return [
             place for place in self.specs if not (found := self.solved.get(place)) or not found.suffices(time_limit)
         ]
-
-    def heads(self) -> dict[int, tuple[Place, Earlier]]:
-        """The ``trees`` as a solve takes them over; raise :class:`ValueError` or so where they are none."""
-        found = {}
-        for axis, place, records in self.trees:
-            spec, best = self.specs[place], self.solved[place].design
-            root = None if records is None else restored(whole(spec), records)
-            found[axis] = place, Earlier(self._largest, spec, root, None if best is None else best.path)
-        return found
 
     def run(
         self,
@@ -100,21 +96,32 @@ class Chain:
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[Place]:
         """Solve what is left, point by point, until ``stopped``: what is at work then is dropped."""
-        heads, axes = self.heads(), len(next(iter(self.specs)))
+        known = {at: self._earlier(at) for at in self.trees}
         for place in self.left(settings.time_limit):
-            found, earlier = self._solve(place, heads, settings, watch, stopped)
+            at = dict(self.heads).get(_axis(place))
+            fits = at is not None and all(own <= other for own, other in zip(at, place, strict=True))
+            found, earlier = self._solve(
+                place, known[at] if at is not None and fits else None, settings, watch, stopped
+            )
             if stopped():
                 return
             self.solved[place] = found
             if earlier is not None:
-                for axis in range(_axis(place), axes):
-                    heads[axis] = place, earlier
-            if self.left(math.inf):
-                trees = {at: None if head.root is None else written(head.root) for at, head in heads.values()}
-                self.trees = [(axis, at, trees[at]) for axis, (at, _) in heads.items()]
-            else:
-                self.trees = []
+                known[place] = earlier
+                self.trees[place] = None if earlier.root is None else json.dumps(written(earlier.root)).encode()
+                self.heads = list({**dict(self.heads), **dict.fromkeys(range(_axis(place), len(place)), place)}.items())
+            if not self.left(math.inf):
+                self.heads = []
+            needed = {at for _, at in self.heads}
+            self.trees = {at: tree for at, tree in self.trees.items() if at in needed}
+            known = {at: earlier for at, earlier in known.items() if at in needed}
             yield place
+
+    def _earlier(self, place: Place) -> Earlier:
+        """What a solve takes over from a point."""
+        spec, best, tree = self.specs[place], self.solved[place].design, self.trees[place]
+        root = None if tree is None else restored(whole(spec), json.loads(tree))
+        return Earlier(self._largest, spec, root, None if best is None else best.path)
 
     @property
     def _largest(self) -> Spec:
@@ -123,7 +130,7 @@ class Chain:
     def _solve(
         self,
         place: Place,
-        heads: Mapping[int, tuple[Place, Earlier]],
+        earlier: Earlier | None,
         settings: Settings,
         watch: Callable[[Place, Report], None],
         stopped: Callable[[], bool],
@@ -135,9 +142,7 @@ class Chain:
         if bound == -math.inf:
             return _infeasible(settings), None
         backend = Decomposition({} if settings.cluster is None else {"cluster": settings.cluster})
-        head, earlier = heads.get(_axis(place), (place, None))
-        fits = all(own <= other for own, other in zip(head, place, strict=True))
-        backend.earlier = earlier if earlier is not None and fits else Earlier(self._largest, self._largest)
+        backend.earlier = earlier or Earlier(self._largest, self._largest)
         # Whatever is within these limits, too.
         backend.starts = [done.design.path for done in self.solved.values() if done.design is not None]
         try:
@@ -160,7 +165,9 @@ class Chain:
         assert design.certificate is not None
         status: Status = "optimal" if design.certificate.status == "optimal" else "feasible"
         prices = multipliers(spec, design.path, self._largest)
-        return Solved(status, design.certificate.bound, settings.time_limit, prices, design), backend.earlier
+        # Where it ended early, and unproven, for want of memory, the same time may tell more.
+        seconds = settings.time_limit if status == "optimal" else min(settings.time_limit, design.certificate.seconds)
+        return Solved(status, design.certificate.bound, seconds, prices, design), backend.earlier
 
 
 def chains(specs: Mapping[Place, Spec]) -> list[Chain]:
@@ -197,6 +204,7 @@ def side_by_side(
     share, more = divmod(settings.threads, processes)
     waiting = list(given)[::-1]
     running: dict[Process, Chain] = {}
+    lost = False
     with ExitStack() as stack:
 
         def give(process: Process) -> None:
@@ -208,31 +216,53 @@ def side_by_side(
                     process.give(chain)
                     return
 
-        for number in range(processes):
-            own = dataclasses.replace(settings, threads=share + (number < more))
-            give(stack.enter_context(started(_work, own)))
-        while running and not stopped():
-            for process in ready(list(running), _POLL):
+        def messages(seconds: float) -> Iterator[Place]:
+            nonlocal lost
+            for process in ready(list(running), seconds):
                 chain = running[process]
                 try:
                     message = process.receive()
                 except EOFError:
-                    raise Lost from None
+                    lost = True
+                    del running[process]
+                    continue
                 match message:
                     case None:
                         del running[process]
-                        give(process)
+                        if not lost and not stopped():
+                            give(process)
+                    case MadIpWarning():
+                        warnings.warn(message, stacklevel=2)
                     case place, Report() as report:
                         if chain is next(iter(running.values())):
                             watch(place, report)
-                    case place, found, trees:
-                        chain.solved[place], chain.trees = found, trees
+                    case place, found, heads, trees:
+                        chain.solved[place], chain.heads, chain.trees = found, heads, trees
                         yield place
+
+        for number in range(processes):
+            own = dataclasses.replace(settings, threads=share + (number < more))
+            give(stack.enter_context(started(_work, own)))
+        while running and not lost and not stopped():
+            yield from messages(_POLL)
+        # What was proven by then.
+        while ready(list(running), 0):
+            yield from messages(0)
+    if lost:
+        raise Lost
 
 
 def _work(settings: Settings, parent: Parent) -> None:
-    """A process: chain after chain, with reports, points and, at the end of each, ``None``."""
-    last = -math.inf
+    """A process: chain after chain, with reports, warnings, points and, at the end of each, ``None``."""
+    last, others = -math.inf, warnings.showwarning
+
+    def warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if isinstance(message, MadIpWarning):
+            parent.send(message)
+        else:
+            others(message, category, *place, **more)
+
+    warnings.showwarning = warn
 
     def watch(place: Place, report: Report) -> None:
         nonlocal last
@@ -243,7 +273,7 @@ def _work(settings: Settings, parent: Parent) -> None:
     while True:
         chain = parent.given()
         for place in chain.run(settings, watch):
-            parent.send((place, chain.solved[place], chain.trees))
+            parent.send((place, chain.solved[place], chain.heads, chain.trees))
         parent.send(None)
 
 

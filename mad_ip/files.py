@@ -22,6 +22,7 @@ from mad_ip.errors import InputError
 __all__ = [
     "STANDARD_OUTPUT",
     "finite",
+    "locked",
     "make_folder",
     "named",
     "printable",
@@ -204,6 +205,24 @@ def _require_values(path: Path | str, raw: bytes, most: int) -> None:
     found = sum(map(raw.count, (b",", b"=", b"[", b"{")))
     if found > most:
         raise InputError(f"{path}: has some {found:,} values; at most {most:,} are allowed")
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether the lock at ``path`` could be had; a process that is killed gives it back."""
+    import fcntl
+
+    try:
+        stream = path.open("w")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); a writable folder is needed") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def read_json(path: Path | str, *, proof: bool = False) -> Any:

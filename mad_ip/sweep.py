@@ -28,7 +28,7 @@ from mad_ip.catalogue import raw_options
 from mad_ip.chain import Chain, Lost, Place, Settings, Solved, chains, larger, side_by_side
 from mad_ip.design import Design, violations
 from mad_ip.errors import InputError
-from mad_ip.files import finite, make_folder, read_json, write_atomically
+from mad_ip.files import finite, locked, make_folder, read_bytes, read_json, write_atomically
 from mad_ip.front import Front, Point, Price, limited, reported
 from mad_ip.keys import THREADS
 from mad_ip.solve import NoDesignError, Report
@@ -37,13 +37,16 @@ from mad_ip.spec import Budget, Spec
 __all__ = ["Interrupted", "grid", "sweep"]
 
 FORMAT = "mad-ip/sweep/2"
-FRONT, DESIGNS, PAGE, STATE = "front.csv", "designs", "index.html", ".sweep.json"
+FRONT, DESIGNS, PAGE, STATE, TREES = "front.csv", "designs", "index.html", ".sweep.json", ".trees"
 
 _POINTS = 10_000
 """Points of a sweep at most."""
 
 _LONGEST = 200
 """Characters of a point's name at most."""
+
+_LARGEST_TREE = 1 << 30
+"""Bytes of a tree that is read again at most."""
 
 _MUCH = 1_000_000
 """Options, over all points that are left, from which on several processes are worth their start."""
@@ -182,29 +185,43 @@ class _Sweep:
             raise InputError(f"over: {longest[:40]}...: is no name of a file; must have limits of fewer digits")
         self.settings = Settings(self.gap, self.time_limit, self.threads, self.seed, self.cluster)
         self.chains = chains(self.specs)
+        self.recorded: set[Place] = set()
 
     def _given(self, place: Place) -> dict[str, float]:
         return {key: limits[at] for key, limits, at in zip(self.keys, self.limits, place, strict=True)}
 
     def run(self) -> Front:
-        self._resume()
+        if self.out is None:
+            return self._run()
+        folder = Path(self.out)
+        self._require_folder(folder)
+        with locked(folder / ".lock") as free:
+            if not free:
+                raise InputError(f"--out = {folder}: another sweep is at work there; must be another folder")
+            self._resume(folder)
+            return self._run()
+
+    def _run(self) -> Front:
         left = [chain for chain in self.chains if chain.left(self.time_limit)]
-        points = sum(len(chain.left(self.time_limit)) for chain in left)
-        much = points * raw_options(self.specs[self.places[0]]) > _MUCH
+        points = {place for chain in left for place in chain.left(self.time_limit)}
+        much = len(points) * raw_options(self.specs[self.places[0]]) > _MUCH
         processes = min(self.threads, len(left)) if much and self.cluster is None else 1
         run = self._one_by_one(left) if processes == 1 else self._side_by_side(left, processes)
         why = "stopped"
         try:
             with contextlib.closing(run):
                 for place in run:
+                    points.discard(place)
                     self._write(place)
         except Lost:
             why = "a process ended without a result"
-        done = sum(chain.solved[place].suffices(self.time_limit) for chain in self.chains for place in chain.solved)
-        if done < len(self.places):
-            self._write()
+        # Those that were ruled out, too.
+        self._write()
+        solved = self._solved
+        points = {place for place in points if place not in solved or not solved[place].suffices(self.time_limit)}
+        if points:
             raise Interrupted(
-                f"{why} after {done} of {len(self.places)} points"
+                f"{why} after {len(self.places) - len(points)} of {len(self.places)} points"
                 + ("" if self.out is None else f"; the same command again goes on there, from {self.out}"),
                 self.front,
             )
@@ -287,44 +304,54 @@ class _Sweep:
             "seed": self.seed,
         }
 
-    def _resume(self) -> None:
-        """Read what an earlier run of the sweep left."""
-        if self.out is None:
-            return
-        folder = Path(self.out)
-        path = folder / STATE
-        if not path.exists():
+    def _require_folder(self, folder: Path) -> None:
+        """Raise :class:`InputError` unless the folder is new or a sweep's."""
+        if not (folder / STATE).exists():
             if any((folder / name).exists() for name in (FRONT, DESIGNS, PAGE)):
                 raise InputError(f"--out = {folder}: holds what no sweep left there; must be a new folder or a sweep's")
-            # First of all, so that whatever is cut can be gone on with.
             make_folder("--out", folder)
+
+    def _resume(self, folder: Path) -> None:
+        """Read what an earlier run of the sweep left."""
+        path = folder / STATE
+        if not path.exists():
+            # First of all, so that whatever is cut can be gone on with.
             self._save_state()
             return
         try:
-            content: Any = read_json(path)
+            content: Any = read_json(path, proof=True)
+            digest = content.pop("sha256", None)
             found = {key: content[key] for key in ("format", *self._identity)}
-            points, trees = content["points"], content["trees"]
-            expected = {"format": FORMAT, **self._identity}
-            for key, value in expected.items():
+            for key, value in {"format": FORMAT, **self._identity}.items():
                 if found[key] != value:
                     raise InputError(f"--out = {folder}: holds a sweep of another {key}; must be another folder")
+            if digest != _digest(content):
+                raise ValueError("edited")
             chain_of = {place: chain for chain in self.chains for place in chain.specs}
-            for place, record in zip(self.places, points, strict=False):
+            for place, record in zip(self.places, content["points"], strict=True):
                 if record is not None:
                     chain_of[place].solved[place] = self._read(place, record)
-            for axis, at, records in trees:
-                chain_of[tuple(at)].trees.append((axis, tuple(at), records))
-            for chain in self.chains:
-                chain.heads()
+                    self.recorded.add(place)
+            for axis, at, tree in content["trees"]:
+                chain = chain_of[tuple(at)]
+                chain.heads.append((axis, tuple(at)))
+                chain.trees[tuple(at)] = None if tree is None else self._read_tree(tree)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: not what a sweep leaves ({error!r}); the folder must be removed") from None
+
+    def _read_tree(self, name: str) -> bytes:
+        path = self._tree(name)
+        content = read_bytes(path, _LARGEST_TREE)
+        if hashlib.sha256(content).hexdigest() != name:
+            raise InputError(f"{path}: not the tree that the sweep left there; the folder must be removed")
+        return content
 
     def _read(self, place: Place, record: dict[str, Any]) -> Solved:
         design = None
         if record["design"]:
             path = self._place(place, "json")
             design = Design.load(path)
-            if _digest(design) != record["design"] or violations(self.specs[place], design):
+            if _hash(design) != record["design"] or violations(self.specs[place], design):
                 raise InputError(f"{path}: not the design that the sweep left there; the folder must be removed")
         bound, seconds = (math.inf if record[key] is None else record[key] for key in ("bound", "seconds"))
         if record["status"] == "infeasible":
@@ -335,6 +362,10 @@ class _Sweep:
         assert self.out is not None
         return Path(self.out) / DESIGNS / f"{self.names[place]}.{suffix}"
 
+    def _tree(self, name: str) -> Path:
+        assert self.out is not None
+        return Path(self.out) / TREES / name
+
     def _write(self, place: Place | None = None) -> None:
         """Write the design of a new point with its spec, then the front, and last what says that all of it is there."""
         if self.out is None:
@@ -343,21 +374,45 @@ class _Sweep:
         make_folder("--out", folder / DESIGNS)
         design = None if place is None else self._solved[place].design
         if place is not None and design is not None:
+            if place in self.recorded:
+                # Cut now, it has neither the old design nor the new one.
+                self._save_state(without=place)
             write_atomically(self._place(place, "toml"), self.specs[place].to_toml().encode())
             design.save(self._place(place, "json"))
         write_atomically(folder / FRONT, table(self.front).encode())
         self._save_state()
 
-    def _save_state(self) -> None:
+    def _save_state(self, without: Place | None = None) -> None:
         assert self.out is not None
-        solved = self._solved
+        solved = {place: found for place, found in self._solved.items() if place != without}
+        heads, trees = [], {}
+        for chain in self.chains:
+            for axis, at in chain.heads:
+                tree = chain.trees[at]
+                name = None if tree is None else hashlib.sha256(tree).hexdigest()
+                if at in solved:
+                    heads.append([axis, at, name])
+                    trees[name] = tree
+        for name, tree in trees.items():
+            if name is not None and tree is not None and not self._tree(name).exists():
+                make_folder("--out", self._tree(name).parent)
+                write_atomically(self._tree(name), tree)
         content = {
             "format": FORMAT,
             **self._identity,
             "points": [_record(solved.get(place)) for place in self.places],
-            "trees": [tree for chain in self.chains for tree in chain.trees],
+            "trees": heads,
         }
+        content["sha256"] = _digest(content)
         write_atomically(Path(self.out) / STATE, json.dumps(content, allow_nan=False).encode())
+        self.recorded = set(solved)
+        # Also what a sweep that was killed had no more use for.
+        for path in self._tree("").glob("?" * 64):
+            if path.name not in trees:
+                path.unlink(missing_ok=True)
+        if not trees:
+            with contextlib.suppress(OSError):
+                self._tree("").rmdir()
 
 
 def _record(done: Solved | None) -> dict[str, Any] | None:
@@ -368,7 +423,7 @@ def _record(done: Solved | None) -> dict[str, Any] | None:
         "bound": done.bound if math.isfinite(done.bound) else None,
         "seconds": done.seconds if math.isfinite(done.seconds) else None,
         "multipliers": done.multipliers,
-        "design": None if done.design is None else _digest(done.design),
+        "design": None if done.design is None else _hash(done.design),
     }
 
 
@@ -384,8 +439,12 @@ def table(front: Front) -> str:
     return text.getvalue()
 
 
-def _digest(design: Design) -> str:
+def _hash(design: Design) -> str:
     return hashlib.sha256(design.to_json().encode()).hexdigest()
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, allow_nan=False).encode()).hexdigest()
 
 
 def _name(limits: Mapping[str, float]) -> str:

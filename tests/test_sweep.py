@@ -14,10 +14,11 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import oracle
@@ -36,7 +37,8 @@ from mad_ip.cli import app
 from mad_ip.decomposition import Earlier, optimise
 from mad_ip.design import Design, violations
 from mad_ip.device import Device
-from mad_ip.errors import InputError
+from mad_ip.errors import InputError, MadIpWarning
+from mad_ip.files import locked
 from mad_ip.front import Front, limited
 from mad_ip.lagrangian import reuse
 from mad_ip.lagrangian.box import whole
@@ -222,14 +224,58 @@ def test_processes_that_are_stopped_are_gone(apart: list[Process], tmp_path: Pat
     assert all((folder / "designs" / f"{name}.json").read_bytes() == content for name, content in kept.items())
 
 
-def test_what_is_infeasible_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_infeasible_is_found_out_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(chain, "_LEAST", 1)
     solves: list[Any] = []
     search = chain.search
     monkeypatch.setattr(chain, "search", lambda *given, **more: solves.append(given) or search(*given, **more))
-    front = sweep(Spec.load(TOY), grid(["macs=1e4,2e4,3e4,20e6"]))
+    over = grid(["macs=1e4,2e4,3e4,20e6"])
+    front = sweep(Spec.load(TOY), over, out=tmp_path / "front")
     assert [point.status for point in front.points] == ["infeasible"] * 3 + ["optimal"]
     assert len(solves) == 2
+    assert (tmp_path / "front" / "front.csv").read_text() == table(front)
+    assert table(sweep(Spec.load(TOY), over, out=tmp_path / "front")) == table(front)
+    assert len(solves) == 2
+
+
+def test_a_warning_of_a_process_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, sent = [chain.Chain({})], []
+
+    class Here:
+        """Gives one chain, and takes what is sent."""
+
+        def given(self) -> chain.Chain:
+            return given.pop()
+
+        def send(self, message: Any) -> None:
+            sent.append(message)
+
+    def warns(*_: Any) -> Iterator[Any]:
+        warnings.warn("one sentence", MadIpWarning, stacklevel=2)
+        return iter(())
+
+    monkeypatch.setattr(chain.Chain, "run", warns)
+    with warnings.catch_warnings(action="always"), pytest.raises(IndexError):
+        chain._work(chain.Settings(0.0, 1.0, 1, 0, None), cast(Any, Here()))
+    message, end = sent
+    assert isinstance(message, MadIpWarning)
+    assert str(message) == "one sentence"
+    assert end is None
+
+
+def test_what_other_processes_have_proven_is_kept(apart: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ends by itself while others' messages wait: a slow reader."""
+    monkeypatch.setattr(chain, "_POLL", 0.0)
+    spec = Spec.load(TOY)
+
+    def kill(_: Any) -> None:
+        os.kill(apart[0].pid, signal.SIGKILL)
+        # Long enough for the other to be done with its points, which are read after the end of the first is seen.
+        time.sleep(5.0)
+
+    with pytest.raises(Interrupted, match="a process ended") as cut:
+        sweep(spec, grid(["macs=10e6:16e6:4"]), threads=2, watch=kill)
+    assert {point.name for point in cut.value.front.points} >= {"macs-10000000", "macs-12000000"}
 
 
 def test_chains_cover_the_grid() -> None:
@@ -505,6 +551,79 @@ def test_a_design_in_the_place_of_another(tmp_path: Path) -> None:
     (designs / "macs-20000000.json").write_bytes((designs / "macs-10000000.json").read_bytes())
     with pytest.raises(InputError, match=r"macs-20000000\.json: not the design that the sweep left"):
         sweep(spec, {"macs": [10e6, 20e6]}, out=folder)
+
+
+def test_whatever_is_edited_is_refused(tmp_path: Path) -> None:
+    spec, over, folder = Spec.load(TOY), {"macs": [10e6, 15e6, 20e6]}, tmp_path / "front"
+
+    def stop() -> bool:
+        return len(list(folder.glob("designs/*.json"))) > 1
+
+    with pytest.raises(Interrupted):
+        sweep(spec, over, out=folder, interrupted=stop)
+    state = json.loads((folder / ".sweep.json").read_text())
+    ((_, at, name),) = state["trees"]
+    assert at == [1]
+    (tree,) = (folder / ".trees").iterdir()
+    assert tree.name == name
+    for changed in ("bound", "seconds", "multipliers", "status"):
+        other = json.loads(json.dumps(state))
+        other["points"][0][changed] = "x"
+        (folder / ".sweep.json").write_text(json.dumps(other))
+        with pytest.raises(InputError, match=r"\.sweep\.json: not what a sweep leaves"):
+            sweep(spec, over, out=folder)
+    (folder / ".sweep.json").write_text(json.dumps(state))
+    content = tree.read_bytes()
+    tree.write_bytes(content.replace(b"leaf", b"leaves"))
+    with pytest.raises(InputError, match=rf"{name}: not the tree that the sweep left there"):
+        sweep(spec, over, out=folder)
+    tree.unlink()
+    with pytest.raises(InputError, match=rf"{name}: cannot be read"):
+        sweep(spec, over, out=folder)
+    tree.write_bytes(content)
+    assert table(sweep(spec, over, out=folder)) == table(sweep(spec, over))
+    assert not (folder / ".trees").exists()
+
+
+def test_one_sweep_at_a_time(tmp_path: Path) -> None:
+    spec, folder = Spec.load(TOY), tmp_path / "front"
+    sweep(spec, {"macs": [10e6]}, out=folder)
+    with locked(folder / ".lock"), pytest.raises(InputError, match="another sweep is at work there"):
+        sweep(spec, {"macs": [10e6]}, out=folder)
+
+
+def test_what_ends_early_unproven_is_solved_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As for want of memory, within the time."""
+    spec, over, folder = Spec.load(TOY), {"macs": [10e6, 20e6]}, tmp_path / "front"
+    search, number = chain.search, itertools.count()
+
+    def unproven(*given: Any, **more: Any) -> Design:
+        design = search(*given, **more)
+        assert design.certificate is not None
+        return dataclasses.replace(design, certificate=dataclasses.replace(design.certificate, status="feasible"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chain, "search", lambda *given, **more: (search, unproven)[next(number)](*given, **more))
+        front = sweep(spec, over, out=folder)
+    assert [point.status for point in front.points] == ["feasible", "optimal"]
+    check(sweep(spec, over, out=folder))
+
+
+def test_killed_while_a_better_design_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """More time for a point replaces its files: cut between them and what tells of them, it is solved again."""
+    spec, over, folder = Spec.load(TOY), {"macs": [10e6, 20e6]}, tmp_path / "front"
+    sweep(spec, over, out=folder, time_limit=0.0)
+    save = Design.save
+
+    def killed(design: Design, path: Path) -> None:
+        save(design, path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Design, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(spec, over, out=folder)
+    assert table(sweep(spec, over, out=folder)) == table(sweep(spec, over))
 
 
 def test_a_failed_write_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from mad_ip.design import Design
 from mad_ip.errors import InputError, MadIpError
 from mad_ip.files import (
     finite,
+    locked,
     make_folder,
     read_bytes,
     read_json,
@@ -304,7 +305,7 @@ def train(
         raise InputError(f"--batch = {recipe.batch}: must be at most {len(dataset.train)}, the training images")
     identity = {"design": design.structure_sha256, "data": dataset.sha256, "recipe": recipe.content()}
     make_folder("--out", folder)
-    with _locked(folder / ".lock") as free, _settings(place, threads):
+    with locked(folder / ".lock") as free, _settings(place, threads):
         if not free:
             raise InputError(f"{folder}: another training is at work there; --out must be another folder")
         if (folder / RESULT).exists():
@@ -649,24 +650,6 @@ def _settings(device: torch.device, threads: int | None) -> Iterator[None]:
         filling.fill_uninitialized_memory = filled
 
 
-@contextlib.contextmanager
-def _locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Whether the lock at ``path`` could be had; a process that is killed gives it back."""
-    import fcntl
-
-    try:
-        stream = path.open("w")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); a writable folder is needed") from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
 def require_runs(path: Path | str) -> None:
     """Raise :class:`InputError` unless :func:`record` can add a row to the table at ``path``."""
     require_new("--runs", path)
@@ -697,7 +680,7 @@ def record(runs: Path | str, design: Path | str, result: Result) -> None:
         "data_sha256": result.data_sha256,
     }
     row = {key: str(value) for key, value in values.items()}
-    with _locked(path.with_name(f".{path.name}.lock"), wait=True):
+    with locked(path.with_name(f".{path.name}.lock"), wait=True):
         columns, rows = _runs(path)
         if any(all(row[key] == other[key] for key in row.keys() - _MEASURED) for other in rows):
             return
