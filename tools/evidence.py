@@ -142,6 +142,10 @@ def _percent(value: float, plus: str = "") -> str:
     return "-" if math.isnan(value) else f"{100 * value:{plus}.2f}"
 
 
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
 def _designs(found: Sequence[Entry]) -> str:
     rows = []
     for rank, entry in enumerate(found, start=1):
@@ -181,11 +185,12 @@ def _comparison(found: Sequence[Entry]) -> str:
     tests = {other.name: paired(ours, other) for other in found if other is not ours}
     # Holm: the smallest p times the number of tests, the next times one less, never below the one before it.
     adjusted, least = {}, 0.0
-    for place, name in enumerate(sorted(tests, key=lambda name: tests[name][3])):
-        least = max(least, min(1.0, tests[name][3] * (len(tests) - place)))
-        adjusted[name] = least
+    made = sorted((name for name in tests if not math.isnan(tests[name][3])), key=lambda name: tests[name][3])
+    for place, name in enumerate(made):
+        least = max(least, min(1.0, tests[name][3] * (len(made) - place)))
+        adjusted[name] = _p(least)
     rows = [
-        [name, str(seeds), _percent(mean, "+"), _percent(half), f"{p:.3f}", f"{adjusted[name]:.3f}"]
+        [name, str(seeds), _percent(mean, "+"), _percent(half), _p(p), adjusted.get(name, "-")]
         for name, (seeds, mean, half, p) in tests.items()
     ]
     return table(["calibrated against", "seeds", "difference, points", "± 95 %", "p", "p (Holm)"], rows)
