@@ -325,7 +325,7 @@ class _Sweep:
             for key, value in {"format": FORMAT, **self._identity}.items():
                 if found[key] != value:
                     raise InputError(f"--out = {folder}: holds a sweep of another {key}; must be another folder")
-            if digest != _digest(content):
+            if digest != _digest(_encoded(content)):
                 raise ValueError("edited")
             chain_of = {place: chain for chain in self.chains for place in chain.specs}
             for place, record in zip(self.places, content["points"], strict=True):
@@ -342,7 +342,7 @@ class _Sweep:
     def _read_tree(self, name: str) -> bytes:
         path = self._tree(name)
         content = read_bytes(path, _LARGEST_TREE)
-        if hashlib.sha256(content).hexdigest() != name:
+        if _digest(content) != name:
             raise InputError(f"{path}: not the tree that the sweep left there; the folder must be removed")
         return content
 
@@ -351,7 +351,7 @@ class _Sweep:
         if record["design"]:
             path = self._place(place, "json")
             design = Design.load(path)
-            if _hash(design) != record["design"] or violations(self.specs[place], design):
+            if _digest(design.to_json().encode()) != record["design"] or violations(self.specs[place], design):
                 raise InputError(f"{path}: not the design that the sweep left there; the folder must be removed")
         bound, seconds = (math.inf if record[key] is None else record[key] for key in ("bound", "seconds"))
         if record["status"] == "infeasible":
@@ -385,32 +385,27 @@ class _Sweep:
     def _save_state(self, without: Place | None = None) -> None:
         assert self.out is not None
         solved = {place: found for place, found in self._solved.items() if place != without}
-        heads, trees = [], {}
-        for chain in self.chains:
-            for axis, at in chain.heads:
-                tree = chain.trees[at]
-                name = None if tree is None else hashlib.sha256(tree).hexdigest()
-                if at in solved:
-                    heads.append([axis, at, name])
-                    trees[name] = tree
-        for name, tree in trees.items():
-            if name is not None and tree is not None and not self._tree(name).exists():
+        known = {at: tree for chain in self.chains for at, tree in chain.trees.items() if at in solved}
+        names = {at: None if tree is None else _digest(tree) for at, tree in known.items()}
+        for at, tree in known.items():
+            name = names[at]
+            if tree is not None and name is not None and not self._tree(name).exists():
                 make_folder("--out", self._tree(name).parent)
                 write_atomically(self._tree(name), tree)
         content = {
             "format": FORMAT,
             **self._identity,
             "points": [_record(solved.get(place)) for place in self.places],
-            "trees": heads,
+            "trees": [[axis, at, names[at]] for chain in self.chains for axis, at in chain.heads if at in names],
         }
-        content["sha256"] = _digest(content)
-        write_atomically(Path(self.out) / STATE, json.dumps(content, allow_nan=False).encode())
+        content["sha256"] = _digest(_encoded(content))
+        write_atomically(Path(self.out) / STATE, _encoded(content))
         self.recorded = set(solved)
         # Also what a sweep that was killed had no more use for.
         for path in self._tree("").glob("?" * 64):
-            if path.name not in trees:
+            if path.name not in names.values():
                 path.unlink(missing_ok=True)
-        if not trees:
+        if not any(names.values()):
             with contextlib.suppress(OSError):
                 self._tree("").rmdir()
 
@@ -423,7 +418,7 @@ def _record(done: Solved | None) -> dict[str, Any] | None:
         "bound": done.bound if math.isfinite(done.bound) else None,
         "seconds": done.seconds if math.isfinite(done.seconds) else None,
         "multipliers": done.multipliers,
-        "design": None if done.design is None else _hash(done.design),
+        "design": None if done.design is None else _digest(done.design.to_json().encode()),
     }
 
 
@@ -439,12 +434,12 @@ def table(front: Front) -> str:
     return text.getvalue()
 
 
-def _hash(design: Design) -> str:
-    return hashlib.sha256(design.to_json().encode()).hexdigest()
+def _encoded(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, allow_nan=False).encode()
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, allow_nan=False).encode()).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _name(limits: Mapping[str, float]) -> str:

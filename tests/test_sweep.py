@@ -263,19 +263,36 @@ def test_a_warning_of_a_process_is_sent(monkeypatch: pytest.MonkeyPatch) -> None
     assert end is None
 
 
-def test_what_other_processes_have_proven_is_kept(apart: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One ends by itself while others' messages wait: a slow reader."""
-    monkeypatch.setattr(chain, "_POLL", 0.0)
-    spec = Spec.load(TOY)
+def test_what_other_processes_have_proven_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ends by itself while messages of the other wait to be read."""
+    infeasible = chain.Solved("infeasible", -math.inf, 1.0, {}, None)
 
-    def kill(_: Any) -> None:
-        os.kill(apart[0].pid, signal.SIGKILL)
-        # Long enough for the other to be done with its points, which are read after the end of the first is seen.
-        time.sleep(5.0)
+    class Scripted:
+        """A process that sends what it is to send, whatever it is given."""
 
-    with pytest.raises(Interrupted, match="a process ended") as cut:
-        sweep(spec, grid(["macs=10e6:16e6:4"]), threads=2, watch=kill)
-    assert {point.name for point in cut.value.front.points} >= {"macs-10000000", "macs-12000000"}
+        def __init__(self, *messages: Any) -> None:
+            self.messages = list(messages)
+
+        def give(self, _: Any) -> None:
+            pass
+
+        def receive(self) -> Any:
+            if (message := self.messages.pop(0)) is EOFError:
+                raise EOFError
+            return message
+
+    second = Scripted(((2,), infeasible, [], {}), ((3,), infeasible, [], {}), None)
+    processes = iter([Scripted(EOFError), second])
+    monkeypatch.setattr(chain, "started", lambda *_: contextlib.nullcontext(next(processes)))
+    monkeypatch.setattr(chain, "ready", lambda given, _: [process for process in given if process.messages])
+    parts = [chain.Chain({(at,): Spec.load(TOY), (at + 1,): Spec.load(TOY)}) for at in (0, 2)]
+    found: list[chain.Place] = []
+    settings, told = chain.Settings(0.0, 1.0, 2, 0, None), lambda *_: None
+    with pytest.raises(chain.Lost):
+        found.extend(chain.side_by_side(parts, settings, 2, told, lambda: False, told))
+    assert found == [(2,), (3,)]
+    assert parts[1].left(1.0) == []
+    assert len(parts[0].left(1.0)) == 2
 
 
 def test_chains_cover_the_grid() -> None:
