@@ -252,10 +252,7 @@ def _plot(found: Sequence[Entry], path: Path) -> None:
 def main(folder: Path = FOLDER, document: Path = DOCUMENT, readme: Path | None = README) -> None:
     """Write tables, plots and the sentence."""
     found = entries(folder / "runs.csv")
-    wanted = 3 * (
-        len(list((folder / "designs").glob("*.json"))) + (not (folder / f"designs/{CALIBRATED}.json").exists())
-    )
-    said = summary(found, wanted)
+    said = summary(found, wanted=3 * len(list((folder / "designs").glob("*.json"))))
     contents: dict[str, Any] = {
         "summary": said,
         "designs": _designs(found),
