@@ -79,6 +79,7 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	# Once here rather than in the first solve: numba keeps the machine code that it compiles.
-	$(BIN)/mad-ip solve models/toy/spec.toml --quiet > /dev/null
+	# Once here rather than under the clock of the first solve: numba keeps the machine code that it compiles, and a
+	# space as large as this needs all of it.
+	$(BIN)/mad-ip solve models/deepmad-r18/spec.toml --quiet > /dev/null
 	touch $@
