@@ -143,7 +143,9 @@ def _percent(value: float, plus: str = "") -> str:
 
 
 def _p(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    if math.isnan(value):
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _designs(found: Sequence[Entry]) -> str:
