@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,10 @@ import pytest
 
 # Before torch is loaded, here and in what the tests start: two workers on two cores, and sums in one order.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell starts what it leaves in the background with Ctrl-C ignored, and so would be all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
