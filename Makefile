@@ -79,7 +79,7 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	# Once here rather than under the clock of the first solve: numba keeps the machine code that it compiles, and a
-	# space as large as this needs all of it.
+	# Once here rather than under the clock of the first solves: numba keeps the machine code that it compiles, and what
+	# takes long of it is all needed by a space as large as this, but not by the toy.
 	$(BIN)/mad-ip solve models/deepmad-r18/spec.toml --quiet > /dev/null
 	touch $@

@@ -18,7 +18,7 @@ from mad_ip.runs import listed, read_runs
 from mad_ip.solve import solve
 from mad_ip.spec import Spec
 from tools import evidence
-from tools.evidence import CALIBRATED, Entry, entries, interval, paired
+from tools.evidence import CALIBRATED, Entry, against, entries, interval, paired
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/evidence"
@@ -49,11 +49,17 @@ def test_holm_never_lets_a_larger_p_be_smaller() -> None:
     best = entry(CALIBRATED, {0: 0.79, 1: 0.78, 2: 0.80})
     generator = np.random.default_rng(0)
     others = [entry(f"random-{n:02}", {s: float(generator.uniform(0.7, 0.79)) for s in range(3)}) for n in range(8)]
-    rows = re.findall(r"(\d\.\d{3}) \| (\d\.\d{3}) \|", evidence._comparison([best, *others]))
-    ordered = sorted((float(p), float(adjusted)) for p, adjusted in rows)
-    assert len(rows) == 8
-    assert ordered[0][1] == pytest.approx(min(1, 8 * ordered[0][0]), abs=0.005)
+    ordered = sorted((test[3], adjusted) for _, test, adjusted in against(best, [*others, best]))
+    assert len(ordered) == 8
+    assert ordered[0][1] == pytest.approx(min(1, 8 * ordered[0][0]))
+    assert ordered[1][1] == pytest.approx(max(ordered[0][1], min(1, 7 * ordered[1][0])))
     assert [adjusted for _, adjusted in ordered] == sorted(adjusted for _, adjusted in ordered)
+
+
+def test_every_design_was_trained_with_the_same_three_seeds() -> None:
+    found = entries(FOLDER / "runs.csv")
+    assert {one.name for one in found} == {path.stem for path in (FOLDER / "designs").glob("*.json")}
+    assert {one.name: one.accuracies.keys() for one in found} == {one.name: {0, 1, 2} for one in found}
 
 
 def test_a_row_that_is_none_is_named(tmp_path: Path) -> None:
